@@ -1,0 +1,202 @@
+"""Modes, scopes, and every key name (protocol sections 4 and 8).
+
+A mode is a way to choose a scope; a scope and its ids name a channel; a channel is three keys. All
+ids are percent-encoded before they become part of a key, so no id can forge another, and all keys
+of one user share one hash tag, so that one script touches one slot.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
+
+MAX_ID_BYTES: Final = 256
+"""Longest user, tenant, thread or message id, in UTF-8 bytes: a key then stays under 2 KiB."""
+
+
+class Mode(StrEnum):
+    """How a connection chooses what it reads."""
+
+    MAIN = "main"
+    FACTORY = "factory"
+    ISOLATED = "isolated"
+    LEGACY = "legacy"
+
+
+class Level(StrEnum):
+    """Isolation level, in factory mode only."""
+
+    STANDARD = "standard"
+    STRICT = "strict"
+
+
+class Scope(StrEnum):
+    """Who shares a channel."""
+
+    USER = "user"
+    THREAD = "thread"
+    RUN = "run"
+    CONNECTION = "connection"
+
+
+SCOPES: Final[Mapping[tuple[Mode, Level | None], Scope]] = {
+    (Mode.MAIN, None): Scope.USER,
+    (Mode.FACTORY, Level.STANDARD): Scope.THREAD,
+    (Mode.FACTORY, Level.STRICT): Scope.RUN,
+    (Mode.ISOLATED, None): Scope.CONNECTION,
+    (Mode.LEGACY, None): Scope.USER,
+}
+"""(mode, level) → scope. What is not here does not exist."""
+
+
+class Owner(NamedTuple):
+    """Whose events they are. ``tenant`` is empty for a token without that claim."""
+
+    tenant: str
+    user: str
+
+    @property
+    def token(self) -> str:
+        """The owner as one word of an event's header: unambiguous, without spaces."""
+        return f"{encode_id(self.tenant)}:{encode_id(self.user)}"
+
+    @classmethod
+    def from_token(cls, token: str) -> Owner:
+        """The inverse of :attr:`token`."""
+        tenant, _, user = token.partition(":")
+        return cls(decode_id(tenant), decode_id(user))
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Where the events of one scope go: a log, a live channel, and the set of its open runs."""
+
+    owner: Owner
+    scope: Scope
+    name: str
+    partition: int
+    log: bytes
+    live: bytes
+    open: bytes
+
+
+def check_id(text: str) -> str:
+    """``text`` if it may be an id, else ``ValueError`` with the reason.
+
+    1 to 256 bytes of UTF-8 without control characters; everything else is allowed, separators of
+    keys included.
+    """
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode") from None
+    if not 1 <= size <= MAX_ID_BYTES:
+        raise ValueError(f"must have 1 to {MAX_ID_BYTES} bytes")
+    if not text.isprintable() and any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise ValueError("must not have control characters")
+    return text
+
+
+@lru_cache(maxsize=4096)
+def encode_id(text: str) -> str:
+    """Percent-encode all but letters, digits and ``_.-~`` (RFC 3986 unreserved)."""
+    return quote(text, safe="")
+
+
+def decode_id(word: str) -> str:
+    """The inverse of :func:`encode_id`."""
+    return unquote(word)
+
+
+class Keys:
+    """Every key of one installation. The only place where key names are made."""
+
+    __slots__ = ("partitions", "prefix")
+
+    def __init__(self, prefix: str = "rc", partitions: int = 128) -> None:
+        self.prefix, self.partitions = prefix, partitions
+
+    def partition(self, owner: Owner) -> int:
+        """The hash tag of all of an owner's keys: stable for a given number of partitions."""
+        return zlib.crc32(owner.token.encode()) % self.partitions
+
+    def channel(self, owner: Owner, scope: Scope, name: str = "") -> Channel:
+        """``name`` is the thread, run or connection id; empty for the user's channel."""
+        if (scope is Scope.USER) != (name == ""):
+            raise ValueError(f"a {scope} channel is named by its {scope} id, a user's by nothing")
+        partition = self.partition(owner)
+        tail = f"{scope}:{owner.token}" + (f":{encode_id(name)}" if name else "")
+        return Channel(
+            owner=owner,
+            scope=scope,
+            name=name,
+            partition=partition,
+            log=self._key(partition, "log", tail),
+            live=self._key(partition, "live", tail),
+            open=self._key(partition, "open", tail),
+        )
+
+    def run(self, partition: int, run_id: str) -> bytes:
+        """Hash: a run's registration, state and fence."""
+        return self._key(partition, "run", encode_id(run_id))
+
+    def text(self, partition: int, run_id: str) -> bytes:
+        """String: a run's streamed text so far."""
+        return self._key(partition, "text", encode_id(run_id))
+
+    def leases(self, partition: int) -> bytes:
+        """Sorted set: every open run of the partition, by when the sweeper must look at it."""
+        return self._key(partition, "leases")
+
+    def message(self, owner: Owner, message_id: str) -> bytes:
+        """String: a client's message id → the run that it began."""
+        return self._key(
+            self.partition(owner), "message", f"{owner.token}:{encode_id(message_id)}"
+        )
+
+    def thread(self, owner: Owner, thread_id: str) -> bytes:
+        """List: a thread's open runs, oldest first."""
+        return self._key(self.partition(owner), "thread", f"{owner.token}:{encode_id(thread_id)}")
+
+    def connection(self, owner: Owner, connection_id: str) -> bytes:
+        """String: the hash of an isolated connection's secret, for taking it up again."""
+        return self._key(
+            self.partition(owner), "connection", f"{owner.token}:{encode_id(connection_id)}"
+        )
+
+    def requests(self, agent: str) -> bytes:
+        """Stream: requests that wait for a worker that serves ``agent``."""
+        return f"{self.prefix}:{{queue}}:requests:{encode_id(agent)}".encode()
+
+    @property
+    def agents(self) -> bytes:
+        """Hash: agent name → what its workers announced."""
+        return f"{self.prefix}:{{queue}}:agents".encode()
+
+    def control(self, node_id: str) -> bytes:
+        """Pub/sub channel: notices for one worker or gateway process."""
+        return f"{self.prefix}:control:{encode_id(node_id)}".encode()
+
+    @property
+    def sweeper(self) -> bytes:
+        """String: the node that sweeps now."""
+        return f"{self.prefix}:{{nodes}}:sweeper".encode()
+
+    @property
+    def nodes(self) -> bytes:
+        """Hash: node id → that gateway's last report."""
+        return f"{self.prefix}:{{nodes}}:reports".encode()
+
+    @property
+    def run_counts(self) -> bytes:
+        """Hash: how many runs ended, by agent and status, over the whole fleet."""
+        return f"{self.prefix}:{{nodes}}:runs".encode()
+
+    def _key(self, partition: int, kind: str, tail: str = "") -> bytes:
+        key = f"{self.prefix}:{{{partition}}}:{kind}"
+        return f"{key}:{tail}".encode() if tail else key.encode()

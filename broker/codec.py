@@ -1,0 +1,66 @@
+"""The form in which Redis stores and publishes an event: a short header, then the encoded body.
+
+::
+
+    log entry      field ``e`` =         "<prev> <owner> <thread> <run> <seq> <type>\\n<body>"
+    live message                  "<id> <prev> <owner> <thread> <run> <seq> <type>\\n<body>"
+    live delta                       "- <next> <owner> <thread> <run> <offset> agent_delta\\n<body>"
+
+The gateway reads the header only. Words are percent-encoded, so neither spaces nor newlines occur in
+them. ``prev`` is the id of the entry before this one in the same log, ``0-0`` for the first.
+"""
+
+from __future__ import annotations
+
+from broker.channels import Owner, encode_id
+from broker.cursor import Cursor, from_redis
+
+NO_ID = b"-"
+"""Stands for the id of a live message that is not in the log."""
+
+
+class Entry:
+    """One event as the gateway sees it. Header fields are raw words; ``body`` is JSON without id."""
+
+    __slots__ = ("body", "cursor", "id", "owner", "prev", "run", "seq", "thread", "type")
+
+    id: bytes
+    prev: bytes
+    owner: bytes
+    thread: bytes
+    run: bytes
+    seq: bytes
+    type: bytes
+    body: bytes
+    cursor: Cursor
+
+    def __init__(self, header: bytes, body: bytes) -> None:
+        words = header.split(b" ")
+        self.id, self.prev, self.owner, self.thread, self.run, self.seq, self.type = words
+        self.body = body
+        self.cursor = _NOWHERE if self.id == NO_ID else from_redis(self.id)
+
+    def text(self) -> bytes:
+        """The event as clients get it: the body, with its id joined in."""
+        return self.body if self.id == NO_ID else b'{"id":"' + self.id + b'",' + self.body[1:]
+
+
+_NOWHERE = Cursor(0, 0)
+
+
+def from_live(message: bytes) -> Entry:
+    """A live message. ``ValueError`` when it is not of the form above."""
+    header, newline, body = message.partition(b"\n")
+    if not newline:
+        raise ValueError("a live message has a header line")
+    return Entry(header, body)
+
+
+def from_log(entry_id: bytes, value: bytes) -> Entry:
+    """A log entry's id and its field ``e``."""
+    return from_live(entry_id + b" " + value)
+
+
+def head(owner: Owner, thread_id: str, run_id: str) -> bytes:
+    """The words of the header that stay the same for a whole run; kept in the run's hash."""
+    return f"{owner.token} {encode_id(thread_id)} {encode_id(run_id)}".encode()

@@ -1,0 +1,308 @@
+"""Every setting, read once, at the edge: flags, then ``RUNCAST_*``, a TOML file, the defaults.
+
+Nothing else in Runcast reads the environment. A setting that is unknown or cannot work is refused
+with :class:`ConfigurationError`, which names it and says what to do; no setting is ever ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from broker.errors import ConfigurationError
+
+ENV_PREFIX: Final = "RUNCAST_"
+
+# RFC 7518 section 3.2: the key must be at least as long as the hash's output.
+MIN_SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
+PUBLIC_KEY_ALGORITHMS: Final = (
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+    "ES256", "ES384", "ES512", "EdDSA",
+)  # fmt: skip
+DEFAULT_PUBLIC_KEY_ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
+
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+
+
+def _split(value: object) -> object:
+    """A list in an environment variable is separated by commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _known_scheme(value: object) -> object:
+    if isinstance(value, str) and value.partition("://")[0] not in REDIS_SCHEMES:
+        raise ValueError("has an unknown scheme")
+    return value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """All settings of a gateway, a worker or a client; immutable. Secrets are masked in ``repr``.
+
+    Each description says what the setting may be, and is what a refusal tells the operator to do.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    redis_url: Annotated[str | None, BeforeValidator(_known_scheme)] = Field(
+        default=None,
+        repr=False,  # may hold a password
+        description="redis://, rediss://, unix://, redis+sentinel://h1:26379,h2:26379/mymaster or "
+        "redis+cluster://h1:7000,h2:7001; absent: a Redis of its own",
+    )
+    prefix: str = Field(
+        default="rc",
+        pattern=r"^[A-Za-z0-9_.-]{1,32}$",
+        description="1 to 32 of A-Z a-z 0-9 _ . - ; begins every key, apart per application",
+    )
+    partitions: int = Field(
+        default=128,
+        ge=1,
+        le=4096,
+        description="1 to 4096, the same everywhere; a change makes kept history unreachable",
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on")
+    port: Port = Field(default=8080, description="0 to 65535; 0 picks a free port")
+
+    jwt_secret: SecretStr | None = Field(
+        default=None, description="the shared secret of HS256 (32 bytes or more), HS384 or HS512"
+    )
+    jwt_public_key_file: Path | None = Field(
+        default=None, description="a PEM file with the public key of RS*, PS*, ES* or EdDSA"
+    )
+    jwt_jwks_url: str | None = Field(
+        default=None, description="not available in this version; use RUNCAST_JWT_PUBLIC_KEY_FILE"
+    )
+    jwt_algorithms: Names = Field(
+        default=(),
+        description="algorithms to accept, separated by commas; absent: HS256 with a secret, "
+        "RS256,ES256,EdDSA with a public key",
+    )
+    jwt_audience: str | None = Field(default=None, description="the `aud` that tokens must carry")
+    jwt_issuer: str | None = Field(default=None, description="the `iss` that tokens must carry")
+    jwt_leeway_seconds: int = Field(
+        default=0, ge=0, le=300, description="0 to 300: tolerated difference between clocks"
+    )
+    operator_key: SecretStr | None = Field(
+        default=None, min_length=16, description="bearer key of operators, 16 characters or more"
+    )
+    worker_key: SecretStr | None = Field(
+        default=None, min_length=16, description="bearer key of HTTP workers, 16 or more characters"
+    )
+    allow_query_token: bool = Field(
+        default=False, description="true or false: accept ?token=, which proxies write into logs"
+    )
+    allowed_origins: Names = Field(
+        default=(),
+        description="browser origins that may connect, as https://a.example,https://b.example; "
+        "absent: only the gateway's own",
+    )
+
+    history_events: Positive = Field(
+        default=1000, description="1 or more: events kept per channel (about; Redis trims blocks)"
+    )
+    history_ttl_seconds: Positive = Field(
+        default=86400, description="1 or more: seconds that a silent channel's events are kept"
+    )
+    max_event_bytes: int = Field(
+        default=262144, ge=1024, le=8388608, description="1024 to 8388608: largest encoded event"
+    )
+    max_message_bytes: int = Field(
+        default=65536, ge=1024, le=8388608, description="1024 to 8388608: largest frame of a client"
+    )
+    max_connections_per_user: Positive = Field(default=50, description="1 or more, per gateway")
+    messages_per_minute: Positive = Field(default=120, description="1 or more, per user")
+    heartbeat_seconds: Positive = Field(default=25, description="1 or more")
+    lease_seconds: int = Field(
+        default=15, ge=2, description="2 or more: a run whose worker is silent for longer is lost"
+    )
+    queue_timeout_seconds: Positive = Field(
+        default=60, description="1 or more: a run that no worker claims for longer is abandoned"
+    )
+    stop_deadline_seconds: Positive = Field(
+        default=10, description="1 or more: a stopped run that has not ended by then is cancelled"
+    )
+    drain_seconds: int = Field(
+        default=30, ge=0, description="0 or more: time to finish after SIGTERM"
+    )
+    default_agent: str | None = Field(
+        default=None, description="the agent of messages that name none; absent: the only one"
+    )
+
+    log_format: Literal["console", "json"] = Field(default="console", description="console or json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error"
+    )
+    data_dir: Path | None = Field(
+        default=None, description="directory of the embedded Redis; absent: the user's state folder"
+    )
+    url: str = Field(
+        default="ws://127.0.0.1:8080/ws",
+        pattern=r"^(ws|wss|http|https)://",
+        description="where `runcast chat` and `runcast tail` find the gateway, as ws://host:port/ws",
+    )
+
+
+def load_settings(config_file: Path | None = None, **overrides: object) -> Settings:
+    """Settings from ``overrides`` (``None`` = not given), ``RUNCAST_*``, the file, the defaults.
+
+    :raises ConfigurationError: a setting is unknown or its value impossible, or the file cannot be
+        read.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    from_env = _environment()
+    from_file = {} if config_file is None else _read_toml(config_file)
+    # pydantic-settings puts arguments above the environment; the file belongs below it.
+    below = {key: value for key, value in from_file.items() if key not in from_env}
+    try:
+        return Settings(**{**below, **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    field = str(first["loc"][0])
+    place = f"{field} in {config_file}"
+    if field in given:
+        place = f"--{field.replace('_', '-')}"
+    elif field in from_env:
+        place = from_env[field]
+    raise ConfigurationError(
+        setting=place,
+        why=first["msg"].removeprefix("Value error, ").removeprefix("Input "),
+        todo=f"It is {Settings.model_fields[field].description}.",
+    )
+
+
+def require_verification_key(settings: Settings) -> tuple[str, ...]:
+    """The pinned algorithms of the one configured key.
+
+    :raises ConfigurationError: there is no key or more than one, the algorithms are not the key's
+        kind, the secret is too short for them, or the secret is in truth a PEM (whoever knows the
+        public key could then sign).
+    """
+    if settings.jwt_jwks_url is not None:
+        raise ConfigurationError(
+            setting="RUNCAST_JWT_JWKS_URL",
+            why="key sets are not available in this version",
+            todo="Save the public key to a PEM file and set RUNCAST_JWT_PUBLIC_KEY_FILE.",
+        )
+    if settings.jwt_public_key_file is not None:
+        if settings.jwt_secret is not None:
+            raise ConfigurationError(
+                setting="RUNCAST_JWT_SECRET",
+                why="a public key file is configured as well",
+                todo="Keep the one that your tokens are signed with and remove the other.",
+            )
+        algorithms = settings.jwt_algorithms or DEFAULT_PUBLIC_KEY_ALGORITHMS
+        _require_algorithms(algorithms, PUBLIC_KEY_ALGORITHMS, "a public key")
+        return algorithms
+    if settings.jwt_secret is None:
+        raise ConfigurationError(
+            setting="RUNCAST_JWT_SECRET",
+            why="there is no key to verify tokens with",
+            todo="Set it to the secret that your login service signs with (32 bytes or more), or "
+            "RUNCAST_JWT_PUBLIC_KEY_FILE to its public key. To just try: runcast demo.",
+        )
+    algorithms = settings.jwt_algorithms or ("HS256",)
+    _require_algorithms(algorithms, tuple(MIN_SECRET_BYTES), "a secret")
+    secret = settings.jwt_secret.get_secret_value()
+    if "-----BEGIN" in secret:
+        raise ConfigurationError(
+            setting="RUNCAST_JWT_SECRET",
+            why="it is a PEM, not a secret",
+            todo="Put a public key into a file and set RUNCAST_JWT_PUBLIC_KEY_FILE instead.",
+        )
+    needed = max(MIN_SECRET_BYTES[algorithm] for algorithm in algorithms)
+    if len(secret.encode()) < needed:
+        raise ConfigurationError(
+            setting="RUNCAST_JWT_SECRET",
+            why=f"it has {len(secret.encode())} bytes and {', '.join(algorithms)} needs {needed}",
+            todo="Make one with: openssl rand -base64 64 | tr -d '\\n'",
+        )
+    return algorithms
+
+
+def state_dir() -> Path:
+    """Where this user's programs keep state (XDG base directories); not created here."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    root = Path(base) if base.startswith("/") else Path.home() / ".local" / "state"
+    return root / "runcast"
+
+
+def _require_algorithms(chosen: tuple[str, ...], possible: tuple[str, ...], key: str) -> None:
+    for algorithm in chosen:
+        if algorithm not in possible:
+            raise ConfigurationError(
+                setting="RUNCAST_JWT_ALGORITHMS",
+                why=f"{algorithm!r} cannot be verified with {key}",
+                todo=f"Choose from {', '.join(possible)}.",
+            )
+
+
+def _environment() -> dict[str, str]:
+    """Field → the variable that sets it."""
+    found = {}
+    for variable, value in os.environ.items():
+        if variable.upper().startswith(ENV_PREFIX):
+            name = variable[len(ENV_PREFIX) :].lower()
+            if name not in Settings.model_fields:
+                raise _unknown(variable, f"{ENV_PREFIX}{_closest(name).upper()}")
+            if value:
+                found[name] = variable
+    return found
+
+
+def _read_toml(config_file: Path) -> dict[str, Any]:
+    try:
+        with config_file.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(
+            setting=str(config_file),
+            why=error.strerror or str(error),
+            todo="Check the path of the configuration file.",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            setting=str(config_file),
+            why=f"not TOML: {error}",
+            todo="Write it as TOML, for example: port = 8080",
+        ) from None
+    for key in values:
+        if key not in Settings.model_fields:
+            raise _unknown(f"{key} in {config_file}", _closest(key))
+    return values
+
+
+def _unknown(setting: str, closest: str) -> ConfigurationError:
+    return ConfigurationError(
+        setting=setting, why="there is no such setting", todo=f"Did you mean {closest}?"
+    )
+
+
+def _closest(name: str) -> str:
+    """The known setting that shares the most letter pairs with ``name``."""
+
+    def pairs(word: str) -> set[str]:
+        return {word[at : at + 2] for at in range(len(word) - 1)}
+
+    wanted = pairs(name.lower())
+    return max(
+        Settings.model_fields,
+        key=lambda known: len(wanted & pairs(known)) / len(wanted | pairs(known)),
+    )

@@ -1,0 +1,206 @@
+"""The event envelope and the payload rules (protocol section 2).
+
+One schema for everybody: the SDK checks an event here before it is encoded, and encodes it here,
+once. The encoded body has every field but ``id``, which Redis gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from broker.errors import InvalidEvent
+
+AGENT_STARTED: Final = "agent_started"
+AGENT_THINKING: Final = "agent_thinking"
+TOOL_EXECUTING: Final = "tool_executing"
+TOOL_COMPLETED: Final = "tool_completed"
+AGENT_COMPLETED: Final = "agent_completed"
+LIFECYCLE: Final = (AGENT_STARTED, AGENT_THINKING, TOOL_EXECUTING, TOOL_COMPLETED, AGENT_COMPLETED)
+"""The five, in the order in which a run sends them first."""
+
+AGENT_DELTA: Final = "agent_delta"
+INPUT_REQUIRED: Final = "input_required"
+USER_MESSAGE: Final = "user_message"
+
+SUCCEEDED: Final = "succeeded"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+ABANDONED: Final = "abandoned"
+STATUSES: Final = (SUCCEEDED, FAILED, CANCELLED, ABANDONED)
+
+_NOTHING: Final[tuple[type, ...]] = (type(None),)
+_NUMBER: Final[tuple[type, ...]] = (int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadRule:
+    """Field → accepted Python types. ``bool`` counts as a number nowhere; ``object`` is any JSON."""
+
+    always: Mapping[str, tuple[type, ...]]
+    optional: Mapping[str, tuple[type, ...]]
+
+
+PAYLOADS: Final[Mapping[str, PayloadRule]] = {
+    AGENT_STARTED: PayloadRule(
+        {"message": (str,)},
+        {"input": (object,), "metadata": (dict,)},
+    ),
+    AGENT_THINKING: PayloadRule(
+        {"thoughts": (str,)},
+        {"step": (int,), "progress": _NUMBER},
+    ),
+    TOOL_EXECUTING: PayloadRule(
+        {"tool": (str,), "call_id": (str,), "status": (str,)},
+        {"parameters": (object,), "purpose": (str,)},
+    ),
+    TOOL_COMPLETED: PayloadRule(
+        {"tool": (str,), "call_id": (str,), "success": (bool,), "result": (object,),
+         "duration_ms": _NUMBER},
+        {"error": (dict,)},
+    ),
+    AGENT_COMPLETED: PayloadRule(
+        {"response": (object,), "complete": (bool,), "status": (str,), "duration_ms": _NUMBER,
+         "missing": (list,)},
+        {"error": (dict,), "usage": (dict,)},
+    ),
+    INPUT_REQUIRED: PayloadRule(
+        {"request_id": (str,), "prompt": (str,), "expires_at": (str,)},
+        {"schema": (dict,)},
+    ),
+}  # fmt: skip
+"""Each event type's payload. Fields beyond these are allowed: clients ignore what they don't know."""
+
+NON_EMPTY: Final = frozenset({"tool", "call_id", "request_id"})
+
+
+def check_payload(event_type: str, payload: Mapping[str, Any]) -> None:
+    """Raise :class:`InvalidEvent` unless ``payload`` obeys the rule of ``event_type``.
+
+    Nothing is filled in: a required field that is absent is an error, never a default.
+    """
+    rule = PAYLOADS.get(event_type)
+    if rule is None:
+        known = ", ".join(PAYLOADS)
+        raise InvalidEvent(event_type=event_type, field="type", why=f"is not one of {known}")
+    for field, types in rule.always.items():
+        if field not in payload:
+            raise InvalidEvent(event_type=event_type, field=field, why="is required")
+        _check_type(event_type, field, payload[field], types)
+    for field, types in rule.optional.items():
+        if payload.get(field) is not None:
+            _check_type(event_type, field, payload[field], types)
+    _check_values(event_type, payload)
+
+
+def _check_type(event_type: str, field: str, value: object, types: tuple[type, ...]) -> None:
+    wrong = not isinstance(value, types) or (isinstance(value, bool) and types in (_NUMBER, (int,)))
+    if wrong:
+        names = " or ".join(kind.__name__ for kind in types)
+        raise InvalidEvent(event_type=event_type, field=field, why=f"must be {names}")
+    if field in NON_EMPTY and value == "":
+        raise InvalidEvent(event_type=event_type, field=field, why="must not be empty")
+
+
+def _check_values(event_type: str, payload: Mapping[str, Any]) -> None:
+    def refuse(field: str, why: str) -> None:
+        raise InvalidEvent(event_type=event_type, field=field, why=why)
+
+    if event_type == AGENT_THINKING:
+        progress = payload.get("progress")
+        if progress is not None and not 0 <= progress <= 1:
+            refuse("progress", "must be between 0 and 1")
+    elif event_type == TOOL_EXECUTING:
+        if payload["status"] != "running":
+            refuse("status", 'must be "running"')
+    elif event_type == TOOL_COMPLETED:
+        if not payload["success"] and payload["result"] is not None:
+            refuse("result", "must be null when success is false")
+    elif event_type == AGENT_COMPLETED:
+        if payload["complete"] is not True:
+            refuse("complete", "must be true")
+        if payload["status"] not in STATUSES:
+            refuse("status", f"must be one of {', '.join(STATUSES)}")
+        if payload["status"] != SUCCEEDED and payload["response"] is not None:
+            refuse("response", "must be null unless the run succeeded")
+    duration = payload.get("duration_ms")
+    if duration is not None and duration < 0:
+        refuse("duration_ms", "must not be negative")
+    error = payload.get("error")
+    if error is not None and not (
+        isinstance(error.get("code"), str) and isinstance(error.get("message"), str)
+    ):
+        refuse("error", "must have the strings code and message")
+
+
+def timestamp(epoch_ms: int) -> str:
+    """Milliseconds since 1970 → ``2026-11-23T01:45:49.123Z``."""
+    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z"
+
+
+def encode(
+    *,
+    event_type: str,
+    user_id: str,
+    thread_id: str,
+    run_id: str,
+    agent_name: str,
+    epoch_ms: int,
+    payload: Mapping[str, Any],
+    seq: int | None = None,
+    parent_run_id: str | None = None,
+    attempt: int = 1,
+) -> bytes:
+    """The event as a JSON object without ``id``, ready for the log.
+
+    Raises :class:`InvalidEvent` when the payload is not JSON (orjson's types; NaN becomes null).
+    """
+    envelope: dict[str, Any] = {
+        "type": event_type,
+        "user_id": user_id,
+        "thread_id": thread_id,
+        "run_id": run_id,
+        "agent_name": agent_name,
+    }
+    if seq is not None:
+        envelope["seq"] = seq
+    if parent_run_id is not None:
+        envelope["parent_run_id"] = parent_run_id
+    if attempt > 1:
+        envelope["attempt"] = attempt
+    envelope["timestamp"] = timestamp(epoch_ms)
+    envelope["payload"] = payload
+    return to_json(event_type, envelope)
+
+
+def encode_delta(
+    *, run_id: str, thread_id: str, agent_name: str, offset: int, text: str
+) -> tuple[bytes, int]:
+    """One ``agent_delta`` and its ``next``; ``offset`` and ``next`` count UTF-8 bytes."""
+    following = offset + len(text.encode())
+    body = to_json(
+        AGENT_DELTA,
+        {
+            "type": AGENT_DELTA,
+            "run_id": run_id,
+            "thread_id": thread_id,
+            "agent_name": agent_name,
+            "payload": {"offset": offset, "next": following, "text": text},
+        },
+    )
+    return body, following
+
+
+def to_json(event_type: str, value: object) -> bytes:
+    """Encode with orjson; what is not JSON is the caller's mistake, named."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    except (TypeError, ValueError) as error:
+        raise InvalidEvent(
+            event_type=event_type, field="payload", why=f"is not JSON: {error}"
+        ) from error

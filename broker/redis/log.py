@@ -1,0 +1,101 @@
+"""Reading a channel's log: pages, what lies around a cursor, where it ends, and streamed text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from broker.channels import Channel
+from broker.codec import Entry, from_log
+from broker.cursor import ZERO, Cursor, from_redis
+from broker.events import encode_delta
+from broker.redis.store import Store
+from broker.replay import Glance
+
+PAGE: Final = 128
+"""Entries per read: a page of the largest events stays well under Redis' output limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The streamed text of one run; ``head`` is the run's part of an event header."""
+
+    run_id: str
+    thread_id: str
+    agent: str
+    head: bytes
+    text: bytes
+
+    def delta(self, offset: int) -> Entry:
+        """The text from byte ``offset`` on, as one live delta."""
+        body, following = encode_delta(
+            run_id=self.run_id,
+            thread_id=self.thread_id,
+            agent_name=self.agent,
+            offset=offset,
+            text=self.text[offset:].decode(),
+        )
+        header = b"- %d %b %d agent_delta" % (following, self.head, offset)
+        return Entry(header, body)
+
+
+class Log(Store):
+    """The truth, read."""
+
+    async def read(
+        self, channel: Channel, after: Cursor, *, most: int = PAGE
+    ) -> tuple[list[Entry], bool]:
+        """Entries after ``after``, oldest first, and whether the log ended there."""
+        reply = await self.client.execute("XRANGE", channel.log, f"({after}", "+", "COUNT", most)
+        return [_entry(each) for each in reply], len(reply) < most
+
+    async def glance(self, channel: Channel, cursor: Cursor) -> Glance:
+        """What :func:`~broker.replay.judge` needs to know about a ``cursor`` other than ``0-0``."""
+        log = channel.log
+        here, oldest, before, newest = await self.client.execute_many(
+            [
+                ("XRANGE", log, str(cursor), str(cursor)),
+                ("XRANGE", log, "-", "+", "COUNT", 1),
+                ("XREVRANGE", log, f"({cursor}", "-", "COUNT", 1),
+                ("XREVRANGE", log, "+", "-", "COUNT", 1),
+            ]
+        )
+        return Glance(bool(here), _first(oldest), _first(before), _first(newest))
+
+    async def newest(self, channels: Sequence[Channel]) -> list[Cursor]:
+        """The last id of each log, ``0-0`` when empty; one pipeline."""
+        replies = await self.client.execute_many(
+            [("XREVRANGE", channel.log, "+", "-", "COUNT", 1) for channel in channels]
+        )
+        return [_first(reply) or ZERO for reply in replies]
+
+    async def open_texts(self, channel: Channel) -> list[Text]:
+        """The streamed text so far of every open run of the channel that has any."""
+        members = await self.client.execute("SMEMBERS", channel.open)
+        runs = [member.decode() for member in members]
+        texts = await asyncio.gather(*[self.text(channel, run) for run in runs])
+        return [text for text in texts if text is not None]
+
+    async def text(self, channel: Channel, run_id: str) -> Text | None:
+        """A run's streamed text; None when there is none (any more)."""
+        partition = channel.partition
+        words, text = await self.client.execute_many(
+            [
+                ("HMGET", self.keys.run(partition, run_id), "head", "agent", "thread"),
+                ("GET", self.keys.text(partition, run_id)),
+            ]
+        )
+        head, agent, thread = words
+        if head is None or not text:
+            return None
+        return Text(run_id, thread.decode(), agent.decode(), head, text)
+
+
+def _entry(raw: Any) -> Entry:
+    return from_log(raw[0], raw[1][1])
+
+
+def _first(reply: Sequence[Any]) -> Cursor | None:
+    return from_redis(reply[0][0]) if reply else None

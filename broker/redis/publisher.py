@@ -1,0 +1,119 @@
+"""Publish: one script, one round trip, checked against the run's registration (promise G1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.events import encode_delta
+from broker.lifecycle import State, missing
+from broker.redis import scripts
+from broker.redis.runs import Claim, Runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """One event, encoded, with what its run's hash must say after it."""
+
+    seq: int
+    event_type: str
+    body: bytes
+    state: State
+    sent: str
+    call_opened: tuple[str, str] | None = None
+    call_closed: str | None = None
+    status: str | None = None
+
+
+class EventPublisher(Runs):
+    """Publishing for whoever holds a claim."""
+
+    async def publish(self, claim: Claim, publication: Publication) -> str:
+        """One attempt. The event's id; for a ``seq`` that is in the log already, the id it has there
+        (empty when that entry was trimmed): sending the same again is always safe.
+
+        Raises a :class:`~broker.errors.Refused` or :class:`~broker.errors.BrokerUnavailable`. After
+        a terminal event the run that waits next on the thread is released.
+        """
+        keys, limits = self.keys, self.limits
+        channel = claim.channel
+        call_id, tool = publication.call_opened or ("", "")
+        reply = await self._run_script(
+            scripts.PUBLISH,
+            [
+                keys.run(claim.partition, claim.run_id),
+                channel.log,
+                channel.live,
+                channel.open,
+                keys.leases(claim.partition),
+                keys.thread(claim.owner, claim.thread_id),
+                keys.text(claim.partition, claim.run_id),
+            ],
+            [
+                claim.run_id,
+                claim.head,
+                claim.fence,
+                publication.seq,
+                publication.event_type,
+                publication.body,
+                publication.state,
+                publication.sent,
+                limits.max_event_bytes,
+                limits.history_events,
+                limits.history_ttl_seconds,
+                call_id,
+                tool,
+                publication.call_closed or "",
+                publication.status or "",
+            ],
+        )
+        if len(reply) > 1:  # a terminal event, and not the repetition of one
+            await self._count_ended(claim, publication)
+            if reply[1]:
+                await self.release(claim.owner, claim.thread_id, reply[1].decode())
+        return str(reply[0], "ascii")
+
+    async def publish_delta(self, claim: Claim, *, offset: int, text: str) -> int:
+        """Append streamed text at ``offset`` (UTF-8 bytes) and publish it; the length after it.
+
+        The same delta again changes nothing. Raises as :meth:`publish` does.
+        """
+        body, _ = encode_delta(
+            run_id=claim.run_id,
+            thread_id=claim.thread_id,
+            agent_name=claim.agent,
+            offset=offset,
+            text=text,
+        )
+        length = await self._run_script(
+            scripts.DELTA,
+            [
+                self.keys.run(claim.partition, claim.run_id),
+                claim.channel.live,
+                self.keys.text(claim.partition, claim.run_id),
+            ],
+            [
+                claim.run_id,
+                claim.head,
+                claim.fence,
+                offset,
+                text,
+                body,
+                self.limits.max_text_bytes,
+                self.limits.history_ttl_seconds,
+            ],
+        )
+        return int(length)
+
+    async def _count_ended(self, claim: Claim, publication: Publication) -> None:
+        """Add to the fleet's counters. They tell trends; a crash in between costs one count."""
+        field = f"{claim.agent}\n{publication.status}"
+        counts = [field, f"{claim.agent}\ntotal"]
+        if missing(publication.sent):
+            counts.append(f"{claim.agent}\nincomplete")
+        await self.client.execute_many(
+            [
+                *(("HINCRBY", self.keys.run_counts, count, 1) for count in counts),
+                ("HINCRBY", self.keys.run_counts, f"{claim.agent}\npublished", publication.seq),
+                ("EXPIRE", self.keys.run_counts, self.limits.history_ttl_seconds),
+            ]
+        )

@@ -1,0 +1,124 @@
+"""The request queue: a stream per agent, one consumer group, requests taken by whoever is free.
+
+An entry names a run and no more; the run's own hash has the request. So an entry that is delivered
+twice, or late, does no harm: claiming decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from broker.channels import Keys
+from broker.redis.client import RedisClient
+
+GROUP: Final = "workers"
+_BLOCK_MS: Final = 1000
+_RECLAIM_IDLE_MS: Final = 5000
+"""A request read this long ago and neither claimed nor done belongs to a worker that died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A run that waits for a worker."""
+
+    partition: int
+    run_id: str
+    queue: bytes
+    entry_id: bytes
+
+
+class RequestQueue:
+    """One worker's end of the queues of its agents.
+
+    It blocks on a connection of its own; what must not wait behind that goes over ``client``.
+    """
+
+    def __init__(self, url: str, *, keys: Keys, consumer: str, client: RedisClient) -> None:
+        self._client = RedisClient(url, name=f"queue {consumer}")
+        self._prompt = client
+        self._keys, self._consumer = keys, consumer
+        self._queues: list[bytes] = []
+
+    async def start(self, agents: Sequence[str], *, timeout_seconds: float = 5.0) -> None:
+        """Connect and join the group of each agent's queue. BrokerUnavailable when not in time."""
+        await self._client.start(timeout_seconds=timeout_seconds)
+        self._queues = [self._keys.requests(agent) for agent in agents]
+        await self._join()
+
+    async def stop(self) -> None:
+        """Close. A :meth:`take` under way ends with BrokerUnavailable; what it had read already is
+        taken over by another worker."""
+        await self._client.stop()
+
+    async def take(self, count: int) -> list[Request]:
+        """Up to ``count`` requests; empty after a second without any. BrokerUnavailable when the
+        connection is lost. Never cancel it: stop the queue instead."""
+        try:
+            reply = await self._client.execute(
+                "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, "BLOCK", _BLOCK_MS,
+                "STREAMS", *self._queues, *[">"] * len(self._queues),
+            )  # fmt: skip
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            await self._join()
+            return []
+        return [request for queue, entries in reply or [] for request in _requests(queue, entries)]
+
+    async def done(self, requests: Sequence[Request]) -> None:
+        """Take requests off the queue: their runs are claimed, or need no worker any more."""
+        await self._prompt.execute_many(
+            [
+                command
+                for request in requests
+                for command in (
+                    ("XACK", request.queue, GROUP, request.entry_id),
+                    ("XDEL", request.queue, request.entry_id),
+                )
+            ]
+        )
+
+    async def reclaim(self, count: int) -> list[Request]:
+        """Requests that another worker read and neither claimed nor finished, now this one's."""
+        replies = await self._prompt.execute_many(
+            [
+                (
+                    "XAUTOCLAIM",
+                    queue,
+                    GROUP,
+                    self._consumer,
+                    _RECLAIM_IDLE_MS,
+                    "0-0",
+                    "COUNT",
+                    count,
+                )
+                for queue in self._queues
+            ]
+        )
+        return [
+            request
+            for queue, reply in zip(self._queues, replies, strict=True)
+            for request in _requests(queue, reply[1])
+        ]
+
+    async def _join(self) -> None:
+        for queue in self._queues:
+            try:
+                await self._client.execute("XGROUP", "CREATE", queue, GROUP, "0", "MKSTREAM")
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+
+def _requests(queue: bytes, entries: Sequence[Any]) -> list[Request]:
+    found = []
+    for entry in entries:
+        if entry is None or entry[1] is None:  # deleted meanwhile; Redis 6.2 still lists it
+            continue
+        partition, _, run_id = entry[1][1].decode().partition(" ")
+        found.append(Request(int(partition), run_id, queue, entry[0]))
+    return found

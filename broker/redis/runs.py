@@ -1,0 +1,495 @@
+"""Runs: registered once, claimed by one worker at a time, stopped, and always ended (promise G5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from broker.channels import Channel, Owner, Scope
+from broker.codec import head
+from broker.errors import QueueFull, RunNotFound, UnknownAgent
+from broker.events import USER_MESSAGE, encode, timestamp
+from broker.lifecycle import State
+from broker.redis import scripts
+from broker.redis.store import Store, milliseconds
+
+OnBusy = Literal["queue", "reject", "interrupt", "parallel"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSpec:
+    """What a worker announces of an agent.
+
+    ``retries``: how often a run is given to another worker after its worker was lost. ``on_busy``:
+    what a message means for a thread that has an open run. ``timeout_seconds``: None = no limit.
+    """
+
+    name: str
+    retries: int = 0
+    require_all_events: bool = False
+    on_busy: OnBusy = "queue"
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """A run to be registered. ``content`` and ``metadata`` are JSON values."""
+
+    run_id: str
+    owner: Owner
+    channel: Channel
+    thread_id: str
+    agent: str
+    content: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    message_id: str | None = None
+    parent_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """``duplicate``: the message had begun this run before. ``enqueue``: give it to the queue now.
+    ``busy``: the thread's open runs before this one, oldest first."""
+
+    run_id: str
+    thread_id: str
+    agent: str
+    partition: int
+    duplicate: bool
+    enqueue: bool
+    busy: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A tool call that has begun; ``since_ms`` by Redis' clock."""
+
+    tool: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to publish a run's events, as long as the fence holds."""
+
+    run_id: str
+    partition: int
+    owner: Owner
+    channel: Channel
+    head: bytes
+    thread_id: str
+    agent: str
+    content: Any
+    metadata: dict[str, Any]
+    attempt: int
+    fence: int
+    seq: int
+    sent: str
+    parent_run_id: str | None
+    stop_requested: bool
+    created_ms: int
+    state: State
+    open_calls: dict[str, OpenCall]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """``held``: the lease is renewed. ``stop``: the run was asked to stop."""
+
+    held: bool
+    stop: bool
+
+
+class Runs(Store):
+    """The registry of runs."""
+
+    async def register(
+        self, request: RunRequest, spec: AgentSpec | None = None, *, epoch_ms: int, echo: bool = True
+    ) -> Registered:
+        """Register a run, once per message id; with ``echo`` the user's message goes to the channel.
+
+        The same message id again answers the run that it began. Raises ThreadBusy (``on_busy`` is
+        ``"reject"``) or BrokerUnavailable. Not queued yet: :meth:`enqueue` does that.
+        """
+        spec = spec or AgentSpec(name=request.agent)
+        body = b""
+        if echo:
+            body = encode(
+                event_type=USER_MESSAGE,
+                user_id=request.owner.user,
+                thread_id=request.thread_id,
+                run_id=request.run_id,
+                agent_name=request.agent,
+                epoch_ms=epoch_ms,
+                payload={
+                    "content": request.content,
+                    "message_id": request.message_id,
+                    "metadata": request.metadata,
+                },
+            )
+        timeout_ms = milliseconds(self.limits.queue_timeout_seconds / 10)
+        reply = await self._register(request, spec, timeout_ms=timeout_ms, echo=body, worker="")
+        if reply[0] == b"DUPLICATE":
+            return await self._begun(request, reply[1].decode())
+        return Registered(
+            run_id=request.run_id,
+            thread_id=request.thread_id,
+            agent=request.agent,
+            partition=request.channel.partition,
+            duplicate=False,
+            enqueue=reply[1] == b"1",
+            busy=tuple(run.decode() for run in reply[2:]),
+        )
+
+    async def open_run(self, request: RunRequest, spec: AgentSpec, *, worker_id: str) -> Claim:
+        """Register a run that no client began, claimed by the caller from the start."""
+        lease_ms = milliseconds(self.limits.lease_seconds)
+        await self._register(request, spec, timeout_ms=lease_ms, echo=b"", worker=worker_id)
+        stored = await self.client.execute("HGETALL", self._run_key(request))
+        return self._claim(_pairs(stored))
+
+    async def enqueue(self, registered: Registered) -> None:
+        """Put the run into its agent's request queue. Twice is harmless: it is claimed once."""
+        await self._enqueue(registered.agent, registered.partition, registered.run_id)
+
+    async def claim(self, partition: int, run_id: str, *, worker_id: str) -> Claim | None:
+        """Take a queued run; None when there is nothing to take any more."""
+        keys = self.keys
+        stored = await self._run_script(
+            scripts.CLAIM,
+            [keys.run(partition, run_id), keys.leases(partition), keys.text(partition, run_id)],
+            [run_id, worker_id, milliseconds(self.limits.lease_seconds)],
+        )
+        return self._claim(_pairs(stored)) if stored else None
+
+    async def renew(self, claims: Sequence[Claim]) -> dict[str, Renewal]:
+        """Renew leases, one pipeline. A claim that is not held any more must stop publishing."""
+        script, limits = scripts.RENEW, self.limits
+        replies = await self.client.execute_many(
+            [
+                (
+                    "EVALSHA", script.digest, 4,
+                    self.keys.run(claim.partition, claim.run_id),
+                    self.keys.leases(claim.partition),
+                    claim.channel.log,
+                    self.keys.text(claim.partition, claim.run_id),
+                    claim.run_id, claim.fence, milliseconds(limits.lease_seconds),
+                    limits.history_ttl_seconds,
+                )
+                for claim in claims
+            ]
+        )  # fmt: skip
+        return {
+            claim.run_id: Renewal(held=reply in (b"OK", b"STOP"), stop=reply == b"STOP")
+            for claim, reply in zip(claims, replies, strict=True)
+        }
+
+    async def stop_run(self, owner: Owner, run_id: str) -> State:
+        """Ask a run to stop: idempotent, before it starts, while it runs, and with its worker dead.
+
+        Its worker is told at once and again with its next renewal; a run that no worker has is ended
+        here and now by the caller through :meth:`take_over`. Raises RunNotFound, also for a run of
+        somebody else. Returns the state before.
+        """
+        partition = self.keys.partition(owner)
+        state, worker = await self._run_script(
+            scripts.STOP,
+            [self.keys.run(partition, run_id), self.keys.leases(partition)],
+            [run_id, owner.token, milliseconds(self.limits.stop_deadline_seconds)],
+        )
+        if worker:
+            notice = b"stop " + str(partition).encode() + b" " + run_id.encode()
+            await self.client.execute("PUBLISH", self.keys.control(worker.decode()), notice)
+        return State(state.decode())
+
+    async def run(self, owner: Owner, run_id: str) -> dict[str, Any]:
+        """What ``GET /api/v1/runs/{id}`` answers (protocol section 7), plus ``channel``'s keys apart.
+
+        Raises RunNotFound, with the same text for "not yours" and "not there".
+        """
+        partition = self.keys.partition(owner)
+        stored, text = await self.client.execute_many(
+            [
+                ("HGETALL", self.keys.run(partition, run_id)),
+                ("GET", self.keys.text(partition, run_id)),
+            ]
+        )
+        fields = _pairs(stored)
+        if fields.get("owner") != owner.token:
+            raise RunNotFound(subject=run_id)
+        return {
+            "run_id": run_id,
+            "thread_id": fields["thread"],
+            "agent_name": fields["agent"],
+            "state": fields["state"],
+            "status": fields.get("status"),
+            "attempt": int(fields["attempt"]),
+            "created_at": _moment(fields.get("created")),
+            "started_at": _moment(fields.get("started")),
+            "completed_at": _moment(fields.get("completed")),
+            "text": (text or b"").decode(),
+        }
+
+    async def run_channel(self, owner: Owner, run_id: str) -> Channel:
+        """The channel of a run of this owner; RunNotFound otherwise."""
+        key = self.keys.run(self.keys.partition(owner), run_id)
+        token, scope, name = await self.client.execute("HMGET", key, "owner", "scope", "name")
+        if token is None or token.decode() != owner.token:
+            raise RunNotFound(subject=run_id)
+        return self.keys.channel(owner, Scope(scope.decode()), name.decode())
+
+    async def release(self, owner: Owner, thread_id: str, run_id: str) -> None:
+        """Queue a run that was held behind another one of its thread, if it is its turn."""
+        partition = self.keys.partition(owner)
+        agent = await self._run_script(
+            scripts.RELEASE,
+            [
+                self.keys.run(partition, run_id),
+                self.keys.leases(partition),
+                self.keys.thread(owner, thread_id),
+            ],
+            [run_id, milliseconds(self.limits.queue_timeout_seconds)],
+        )
+        if agent is not None:
+            await self._enqueue(agent.decode(), partition, run_id)
+
+    async def due(self, partitions: Sequence[int], *, epoch_ms: int, most: int) -> list[list[bytes]]:
+        """Run ids whose deadline has passed, per partition; ``epoch_ms`` is Redis' own clock."""
+        return await self.client.execute_many(
+            [
+                ("ZRANGEBYSCORE", self.keys.leases(each), "-inf", epoch_ms, "LIMIT", 0, most)
+                for each in partitions
+            ]
+        )
+
+    async def take_over(
+        self, partition: int, run_id: str, *, node_id: str, unclaimed_only: bool = False
+    ) -> tuple[Claim, str, str] | None:
+        """Decide over a run whose deadline has passed (or, with ``unclaimed_only``, end one that was
+        stopped before a worker had it). Returns (claim, status, error code) when the caller is now
+        the one to write its terminal event; None when it is queued again or needs nothing."""
+        keys, limits = self.keys, self.limits
+        run_key = keys.run(partition, run_id)
+        token, scope, name, thread = await self.client.execute(
+            "HMGET", run_key, "owner", "scope", "name", "thread"
+        )
+        if token is None:
+            await self.client.execute("ZREM", keys.leases(partition), run_id)
+            return None
+        owner = Owner.from_token(token.decode())
+        channel = keys.channel(owner, Scope(scope.decode()), name.decode())
+        reply = await self._run_script(
+            scripts.EXPIRE,
+            [
+                run_key,
+                keys.leases(partition),
+                channel.open,
+                keys.thread(owner, thread.decode()),
+            ],
+            [
+                run_id,
+                node_id,
+                milliseconds(limits.lease_seconds),
+                milliseconds(limits.queue_timeout_seconds),
+                "force" if unclaimed_only else "",
+            ],
+        )
+        if reply[0] == b"ENQUEUE":
+            await self._enqueue(reply[1].decode(), partition, run_id)
+        if reply[0] != b"END":
+            return None
+        claim = self._claim(_pairs(reply[3:]))
+        return claim, reply[1].decode(), reply[2].decode()
+
+    async def open_runs(self, *, most: int = 10_000) -> tuple[dict[str, int], int]:
+        """How many open runs there are by state, and how many events they published so far.
+
+        Counted, not estimated; ``most`` per partition bounds the work.
+        """
+        members = await self.client.execute_many(
+            [
+                ("ZRANGE", self.keys.leases(each), 0, most - 1)
+                for each in range(self.keys.partitions)
+            ]
+        )
+        stored = await self.client.execute_many(
+            [
+                ("HMGET", self.keys.run(partition, run_id.decode()), "state", "seq")
+                for partition, runs in enumerate(members)
+                for run_id in runs
+            ]
+        )
+        counts = {state.value: 0 for state in State if state is not State.COMPLETED}
+        published = 0
+        for state, seq in stored:
+            if state is not None and state.decode() in counts:
+                counts[state.decode()] += 1
+                published += int(seq)
+        return counts, published
+
+    async def ended_runs(self) -> dict[str, int]:
+        """The fleet's counters of ended runs: ``agent\\nword`` → count, over the retention time.
+
+        Words are the statuses, ``total``, ``incomplete`` and ``published`` (events).
+        """
+        stored = _raw_pairs(await self.client.execute("HGETALL", self.keys.run_counts))
+        return {name.decode(): int(count) for name, count in stored.items()}
+
+    async def announce(self, specs: Sequence[AgentSpec]) -> None:
+        """Make agents known for the retention time; workers repeat it while they live."""
+        fields: list[bytes | str] = []
+        for spec in specs:
+            fields += [spec.name, orjson.dumps(asdict(spec))]
+        await self.client.execute_many(
+            [
+                ("HSET", self.keys.agents, *fields),
+                ("EXPIRE", self.keys.agents, self.limits.history_ttl_seconds),
+            ]
+        )
+
+    async def agent(self, name: str) -> AgentSpec:
+        """The agent's declaration. UnknownAgent; QueueFull when its queue is at the limit."""
+        spec, waiting = await self.client.execute_many(
+            [("HGET", self.keys.agents, name), ("XLEN", self.keys.requests(name))]
+        )
+        if spec is None:
+            raise UnknownAgent(subject=name)
+        if waiting >= self.limits.max_queued_requests:
+            raise QueueFull(subject=name, detail=f"{waiting} requests wait")
+        return AgentSpec(**orjson.loads(spec))
+
+    async def agents(self) -> dict[str, AgentSpec]:
+        """Every agent that is known."""
+        stored = _raw_pairs(await self.client.execute("HGETALL", self.keys.agents))
+        return {name.decode(): AgentSpec(**orjson.loads(spec)) for name, spec in stored.items()}
+
+    async def _register(
+        self, request: RunRequest, spec: AgentSpec, *, timeout_ms: int, echo: bytes, worker: str
+    ) -> list[bytes]:
+        keys, limits, channel = self.keys, self.limits, request.channel
+        run_key = self._run_key(request)
+        message_key = (
+            keys.message(request.owner, request.message_id) if request.message_id else run_key
+        )
+        wanted = {
+            "owner": request.owner.token,
+            "scope": channel.scope,
+            "name": channel.name,
+            "log": channel.log,
+            "live": channel.live,
+            "thread": request.thread_id,
+            "agent": request.agent,
+            "retries": spec.retries,
+            "request": orjson.dumps(
+                {
+                    "run_id": request.run_id,
+                    "content": request.content,
+                    "metadata": request.metadata,
+                    "parent_run_id": request.parent_run_id,
+                }
+            ),
+        }
+        reply: list[bytes] = await self._run_script(
+            scripts.REGISTER,
+            [
+                run_key,
+                message_key,
+                channel.log,
+                channel.live,
+                channel.open,
+                keys.leases(channel.partition),
+                keys.thread(request.owner, request.thread_id),
+            ],
+            [
+                request.run_id,
+                "1" if request.message_id else "0",
+                spec.on_busy,
+                timeout_ms,
+                limits.history_ttl_seconds,
+                limits.history_events,
+                head(request.owner, request.thread_id, request.run_id),
+                echo,
+                worker,
+                *(part for pair in wanted.items() for part in pair),
+            ],
+        )
+        return reply
+
+    async def _begun(self, request: RunRequest, run_id: str) -> Registered:
+        key = self.keys.run(request.channel.partition, run_id)
+        thread, agent, state, worker, held = await self.client.execute(
+            "HMGET", key, "thread", "agent", "state", "worker", "held"
+        )
+        if thread is None:
+            raise RunNotFound(subject=run_id)
+        return Registered(
+            run_id=run_id,
+            thread_id=thread.decode(),
+            agent=agent.decode(),
+            partition=request.channel.partition,
+            duplicate=True,
+            # The gateway that registered it may have died before it queued it.
+            enqueue=state == b"queued" and worker is None and held is None,
+        )
+
+    async def _enqueue(self, agent: str, partition: int, run_id: str) -> None:
+        queue = self.keys.requests(agent)
+        await self.client.execute_many(
+            [
+                ("XADD", queue, "*", "run", f"{partition} {run_id}"),
+                ("EXPIRE", queue, self.limits.history_ttl_seconds),
+            ]
+        )
+
+    def _run_key(self, request: RunRequest) -> bytes:
+        return self.keys.run(request.channel.partition, request.run_id)
+
+    def _claim(self, stored: dict[str, str]) -> Claim:
+        request = orjson.loads(stored["request"])
+        owner = Owner.from_token(stored["owner"])
+        channel = self.keys.channel(owner, Scope(stored["scope"]), stored["name"])
+        return Claim(
+            run_id=request["run_id"],
+            partition=channel.partition,
+            owner=owner,
+            channel=channel,
+            head=stored["head"].encode(),
+            thread_id=stored["thread"],
+            agent=stored["agent"],
+            content=request["content"],
+            metadata=request["metadata"],
+            attempt=int(stored["attempt"]),
+            fence=int(stored["fence"]),
+            seq=int(stored["seq"]),
+            sent=stored.get("sent", ""),
+            parent_run_id=request["parent_run_id"],
+            stop_requested="stop" in stored,
+            created_ms=int(stored["created"]),
+            state=State(stored["state"]),
+            open_calls={
+                name.removeprefix("call:"): _open_call(value)
+                for name, value in stored.items()
+                if name.startswith("call:")
+            },
+        )
+
+
+def _open_call(value: str) -> OpenCall:
+    since_ms, _, tool = value.partition(" ")
+    return OpenCall(tool, int(since_ms))
+
+
+def _raw_pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in _raw_pairs(flat).items()}
+
+
+def _moment(epoch_ms: str | None) -> str | None:
+    return timestamp(int(epoch_ms)) if epoch_ms else None
+

@@ -1,0 +1,27 @@
+-- include: append
+-- A worker takes a queued run: next attempt, next fence, a lease.
+--
+-- KEYS  1 run  2 leases  3 text
+-- ARGV  1 run id  2 worker id  3 lease in ms
+-- Reply the run's hash after the claim (flat field, value list), or nil when there is nothing to claim:
+--       unknown, ended, held behind another run, or taken by another worker already. A worker that
+--       lost the reply may ask again: it gets the same claim
+
+local run = KEYS[1]
+local fields = redis.call('HMGET', run, 'state', 'worker', 'held', 'attempt')
+if fields[1] ~= 'queued' or fields[3] then
+  return false
+end
+if fields[2] == ARGV[2] then
+  return redis.call('HGETALL', run)
+end
+if fields[2] then
+  return false
+end
+redis.call('HSET', run, 'worker', ARGV[2])
+redis.call('HINCRBY', run, 'fence', 1)
+if redis.call('HINCRBY', run, 'attempt', 1) > 1 then
+  redis.call('DEL', KEYS[3])
+end
+redis.call('ZADD', KEYS[2], now() + ARGV[3], ARGV[1])
+return redis.call('HGETALL', run)

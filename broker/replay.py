@@ -1,0 +1,126 @@
+"""Following a log without loss: what is heard live, merged with what is read (promises G2 and G3).
+
+Two pure parts. :func:`judge` says whether a cursor can be resumed from. :class:`Follower` holds a
+position in a log and turns live messages and pages read from the log into one sequence: in log
+order, every entry once, and a hole is never passed over in silence. The same class follows a channel
+for a gateway, and catches up for one client.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from broker.codec import Entry
+from broker.cursor import ZERO, Cursor
+
+MAX_HEARD: Final = 256
+"""Live entries kept while reading. Beyond that they are dropped: the log has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What the log shows around a cursor; ``None`` = no such entry."""
+
+    found: bool
+    oldest: Cursor | None
+    before: Cursor | None
+    newest: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to read from, and why it is not where the client asked for (``None`` = it is)."""
+
+    position: Cursor
+    reason: str | None
+
+
+def judge(cursor: Cursor, glance: Glance) -> Start:
+    """Protocol section 6: resume, or the reason of the ``resync`` and where replay begins."""
+    if cursor == ZERO or glance.found:
+        return Start(cursor, None)
+    if glance.oldest is None or cursor < glance.oldest:
+        return Start(ZERO, "expired")
+    return Start(glance.before or ZERO, "forked")
+
+
+class Follower:
+    """A position in one log. Level: the live channel alone continues it. Behind: read the log."""
+
+    __slots__ = ("_heard", "_overflowed", "level", "position")
+
+    def __init__(self, position: Cursor, *, level: bool = False) -> None:
+        self.position = position
+        self.level = level
+        self._heard: deque[Entry] = deque()
+        self._overflowed = False
+
+    def hear(self, entry: Entry) -> bool:
+        """A live entry. True: it is next, pass it on. False: old, or kept until the log was read."""
+        if entry.cursor <= self.position:
+            return False
+        if self.level:
+            if entry.prev == self.position.raw:
+                self.position = entry.cursor
+                return True
+            self.level = False
+        if len(self._heard) < MAX_HEARD:
+            self._heard.append(entry)
+        else:
+            self._heard.clear()
+            self._overflowed = True
+        return False
+
+    def lose_touch(self) -> None:
+        """The live channel was interrupted: what comes next must be proven by the log."""
+        self.level = False
+
+    def read(self, page: Sequence[Entry], *, end: bool) -> Page:
+        """A page of the log from just after ``position``; ``end``: the log had no more just then.
+
+        Returns what to pass on. ``hole`` is true when the page does not continue ``position``
+        (trimmed or rewritten meanwhile): judge the position anew. Read on until ``level``.
+        """
+        passed: list[Entry] = []
+        for entry in page:
+            if entry.cursor <= self.position:
+                continue
+            if self.position != ZERO and entry.prev != self.position.raw:
+                return Page(passed, hole=True)
+            self.position = entry.cursor
+            passed.append(entry)
+        if end:
+            self._join(passed)
+        return Page(passed, hole=False)
+
+    def restart(self, position: Cursor) -> None:
+        """Go on from somewhere else, after a ``resync`` said so."""
+        self.position = position
+        self.level = False
+
+    def _join(self, passed: list[Entry]) -> None:
+        """Continue with what was heard while reading; level if nothing is missing in between."""
+        if self._overflowed:
+            self._overflowed = False
+            self._heard.clear()
+            return
+        while self._heard:
+            entry = self._heard[0]
+            if entry.cursor > self.position:
+                if entry.prev != self.position.raw:
+                    return
+                self.position = entry.cursor
+                passed.append(entry)
+            self._heard.popleft()
+        self.level = True
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What :meth:`Follower.read` passes on, in order."""
+
+    entries: list[Entry]
+    hole: bool

@@ -1,0 +1,1 @@
+"""The stateless edge: client sockets on one side, Redis on the other."""

@@ -1,0 +1,318 @@
+"""The gateway as an aiohttp application, and as something that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
+from urllib.parse import urlsplit
+
+import orjson
+import structlog
+from aiohttp import web
+
+from broker.config import Settings
+from broker.cursor import ZERO
+from broker.errors import BrokerUnavailable
+from gateway import close_codes, handshake
+from gateway.auth import AuthError, Identity, subprotocol_answer, token_from_request
+from gateway.commands import DEADLINE_SECONDS
+from gateway.frames import ws_close
+from gateway.handshake import ROUTES, BadRequest, Opening
+from gateway.http_api import (
+    NODE,
+    OPEN_STATS,
+    config,
+    health,
+    json_response,
+    livez,
+    problem,
+    readyz,
+    stats,
+)
+from gateway.node import Node
+from gateway.upgrade import is_websocket, upgrade
+from gateway.websocket import WebSocket
+
+log = structlog.get_logger(__name__)
+
+WEB: Final = Path(__file__).parent / "web"
+BACKLOG: Final = 4096
+"""Connections that the kernel keeps waiting: a whole gateway's clients may come at once."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+"""Of the page and its files."""
+
+
+class DemoLogin(Protocol):
+    """What ``runcast demo`` adds: users without passwords, for one machine."""
+
+    def session(self) -> dict[str, Any]:
+        """Body of ``GET /demo/session``: users, agents, samples."""
+
+    def token(self, user: str) -> dict[str, Any] | None:
+        """Body of ``POST /demo/token``; None for somebody else than the demo's users."""
+
+
+DEMO: Final = web.AppKey("demo", DemoLogin)  # type: ignore[type-abstract]  # only a key
+
+
+def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Application:
+    """The application; its node connects to Redis when the application starts.
+
+    ``demo`` adds the demo's login and opens ``/ws/stats`` to this machine. Raises
+    ConfigurationError for settings that no gateway can run with.
+    """
+    app = web.Application(client_max_size=settings.max_message_bytes)
+    app[NODE] = Node(settings)
+    app[OPEN_STATS] = demo is not None
+    for path in ROUTES:
+        app.router.add_get(path, websocket)
+    app.router.add_get("/ws/health", health)
+    app.router.add_get("/ws/config", config)
+    app.router.add_get("/ws/stats", stats)
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/", page)
+    app.router.add_static("/static/", WEB)
+    app.on_response_prepare.append(_add_headers)
+    if demo is not None:
+        app[DEMO] = demo
+        app.router.add_get("/demo/session", demo_session)
+        app.router.add_post("/demo/token", demo_token)
+    app.cleanup_ctx.append(_run_node)
+    return app
+
+
+async def websocket(request: web.Request) -> web.StreamResponse:
+    """``GET /ws`` and the old routes: authenticate, check, subscribe, and only then upgrade."""
+    node = request.app[NODE]
+    if not is_websocket(request):
+        return problem(426, "upgrade_required", "This is a WebSocket endpoint (RFC 6455).")
+    if not _origin_allowed(request, node.settings):
+        return problem(403, "origin_not_allowed", "This origin may not connect.")
+    answer = subprotocol_answer(request.headers)
+    try:
+        identity = _authenticate(request, node)
+    except AuthError as error:
+        log.info(
+            "connection_refused", reason=error.log_reason, token=error.token_hash, code=error.code
+        )
+        return _refuse(request, BadRequest(error.code, str(error), status=401), answer)
+    try:
+        opening = handshake.parse(request.path, request.query)
+        node.admit(identity, opening)
+        opening = await node.complete(identity, opening)
+        return await _open(request, node, identity, opening, answer)
+    except BadRequest as refusal:
+        return _refuse(request, refusal, answer)
+    except BrokerUnavailable:
+        return problem(503, "broker_unavailable", "Redis cannot be reached; try again.")
+
+
+async def _open(
+    request: web.Request,
+    node: Node,
+    identity: Identity,
+    opening: Opening,
+    answer: str | None,
+) -> web.StreamResponse:
+    """Subscribe and await the acknowledgement, upgrade, greet."""
+    feed = None
+    position, resync = ZERO, None
+    run_id = opening.run_id
+    if run_id is not None or opening.scope != "run":
+        channel = node.channel(identity, opening, opening.connection or "", run_id)
+        if run_id is not None:
+            channel = await _strict_channel(node, identity, run_id)
+        feed = await node.relay.open(channel, timeout_seconds=DEADLINE_SECONDS)
+        if opening.bad_cursor:
+            resync = node.relay.unknown_cursor(feed)
+            position = resync.position
+        else:
+            start, resync = await node.relay.start(feed, opening.after)
+            position = start.position
+    member = WebSocket(node, identity, opening)
+    response = upgrade(request, lambda: member, answer)
+    if response is None:
+        raise BadRequest("gone", "the client went away", status=400)
+    member.start(feed, position, resync)
+    if opening.connection is not None and feed is not None:
+        notice = b"- 0 %b - - %b taken_over\n{}" % (member.owner, member.nonce)
+        await node.client.execute("PUBLISH", feed.channel.live, notice)
+    return response
+
+
+async def _strict_channel(node: Node, identity: Identity, run_id: str) -> Any:
+    from gateway.session import FrameError  # noqa: PLC0415
+
+    try:
+        channel = await node.commands.channel(identity.owner, run_id)
+    except FrameError as error:
+        status = 503 if error.retryable else 403
+        raise BadRequest(error.code, error.message, status=status) from None
+    if channel.scope != "run":
+        raise BadRequest("run_not_found", f"no strict run of yours is {run_id}", status=403)
+    return channel
+
+
+def _authenticate(request: web.Request, node: Node) -> Identity:
+    offer = token_from_request(
+        request.headers, request.query, allow_query_token=node.settings.allow_query_token
+    )
+    if offer.token is None:
+        raise AuthError("unauthorized", "no token")
+    return node.verifier.verify(offer.token, time.time())
+
+
+def _refuse(request: web.Request, refusal: BadRequest, answer: str | None) -> web.StreamResponse:
+    """A refusal before the upgrade; to a browser, which cannot read that, by close code.
+
+    Nothing is subscribed at this point, and nothing is read from the socket afterwards.
+    """
+    code = {401: close_codes.UNAUTHORIZED, 403: close_codes.FORBIDDEN}.get(refusal.status)
+    if code is None or "Origin" not in request.headers:
+        return problem(refusal.status, refusal.code, refusal.detail)
+    response = upgrade(request, lambda: _Refused(code), answer)
+    return response or problem(refusal.status, refusal.code, refusal.detail)
+
+
+class _Refused(asyncio.Protocol):
+    """A socket that is told why, and closed."""
+
+    def __init__(self, why: close_codes.CloseCode) -> None:
+        self._why = why
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say it and close."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(ws_close(self._why.code, self._why.name))
+        transport.close()
+
+
+def _origin_allowed(request: web.Request, settings: Settings) -> bool:
+    """Browsers send ``Origin``: the gateway's own, or one of the configured ones."""
+    origin = request.headers.get("Origin")
+    if origin is None or origin in settings.allowed_origins:
+        return True
+    return not settings.allowed_origins and urlsplit(origin).netloc == request.host
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """The chat page."""
+    del request
+    return web.FileResponse(WEB / "index.html")
+
+
+async def demo_session(request: web.Request) -> web.Response:
+    """Who can log in here, and what to try."""
+    return json_response(request.app[DEMO].session())
+
+
+async def demo_token(request: web.Request) -> web.Response:
+    """A signed token for one of the demo's users."""
+    try:
+        body = orjson.loads(await request.read())
+    except orjson.JSONDecodeError:
+        body = None
+    user = body.get("user") if isinstance(body, dict) else None
+    token = request.app[DEMO].token(user) if isinstance(user, str) else None
+    if token is None:
+        return problem(403, "unknown_user", "The demo has the users that /demo/session lists.")
+    return json_response(token)
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    if request.path == "/" or request.path.startswith("/static/"):
+        response.headers.update(HEADERS)
+
+
+async def _run_node(app: web.Application) -> Any:
+    await app[NODE].start()
+    yield
+    await app[NODE].stop()
+
+
+class Gateway:
+    """A gateway in this process.
+
+    ::
+
+        async with Gateway(settings) as gateway:
+            print(gateway.port)
+    """
+
+    def __init__(
+        self, settings: Settings, *, demo: DemoLogin | None = None, share_port: bool = False
+    ) -> None:
+        self.settings = settings
+        self.app = create_app(settings, demo=demo)
+        self.node = self.app[NODE]
+        self.port = settings.port
+        self._share_port = share_port
+        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"ws://{self.settings.host}:{self.port}/ws"
+
+    async def __aenter__(self) -> Self:
+        """Connect to Redis and listen. BrokerUnavailable or OSError when that cannot be."""
+        listening = _listen(self.settings, share_port=self._share_port)
+        self.port = listening.getsockname()[1]
+        try:
+            await self._runner.setup()
+            site = web.SockSite(self._runner, listening, backlog=BACKLOG)
+            await site.start()
+        except BaseException:
+            listening.close()
+            await self._runner.cleanup()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._runner.cleanup()
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        task = asyncio.current_task()
+
+        def on_signal() -> None:
+            if asked.is_set() and task is not None:
+                task.cancel()
+            asked.set()
+
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, on_signal)
+        await asked.wait()
+        log.info("draining", sockets=len(self.node.sockets))
+        for site in list(self._runner.sites):
+            await site.stop()
+        await self.node.drain()
+
+
+def _listen(settings: Settings, *, share_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind((settings.host, settings.port))
+    except OSError:
+        listening.close()
+        raise
+    listening.setblocking(False)
+    return listening

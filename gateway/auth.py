@@ -1,0 +1,382 @@
+"""Who a request is from: one authentication for all modes, without a bypass (protocol section 5).
+
+Everything here fails closed. What went wrong goes into the log and never to the peer: a refusal
+that explains itself helps whoever forges tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import secrets
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jwt
+import orjson
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from multidict import MultiMapping
+
+from broker.channels import Mode, Owner, check_id
+from broker.config import Settings, require_verification_key
+from broker.errors import ConfigurationError
+
+MAX_TOKEN_BYTES: Final = 8192
+"""Longer than any token that fits into one request header of common proxies."""
+MAX_CACHED_TOKENS: Final = 4096
+"""Some 2 MB; a reconnect storm then costs one hash per socket instead of one signature."""
+MIN_RSA_BITS: Final = 2048
+OPERATOR_ROLE: Final = "operator"
+
+OUTWARD: Final = {
+    "unauthorized": "A valid token is required.",
+    "ticket_unavailable": "Tickets are not available in this version; use a bearer token.",
+    "query_token_not_allowed": "This gateway does not accept tokens in the address.",
+}
+"""Code → all that the peer gets to read."""
+
+_KEY_ALGORITHMS: Final = {
+    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    "secp256r1": ("ES256",),
+    "secp384r1": ("ES384",),
+    "secp521r1": ("ES512",),
+    "Ed": ("EdDSA",),
+}
+"""What a public key of each kind can verify; for elliptic curves RFC 7518 fixes the curve."""
+
+
+class AuthError(Exception):
+    """The request is not authenticated: HTTP 401, close code 4401.
+
+    ``str()`` and ``code`` may go out; ``log_reason`` and ``token_hash`` are for the log only.
+    """
+
+    def __init__(self, code: str, log_reason: str, token_hash: str = "") -> None:
+        self.code, self.log_reason, self.token_hash = code, log_reason, token_hash
+        super().__init__(OUTWARD[code])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a verified token says. Times are seconds since the epoch.
+
+    ``modes`` is ``None`` when the token does not restrict them; ``token_hash`` may be logged.
+    """
+
+    owner: Owner
+    subject: str
+    expires_at: float
+    issued_at: float | None
+    jti: str | None
+    modes: frozenset[Mode] | None
+    operator: bool
+    token_hash: str
+
+
+class Verifier:
+    """Verifies tokens with the one configured key and the algorithms pinned for it.
+
+    A token's header chooses neither: not by ``alg``, ``kid``, ``jwk`` nor ``jku``.
+
+    :raises ConfigurationError: no usable key is configured.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        algorithms = require_verification_key(settings)
+        self._key: Any
+        if settings.jwt_public_key_file is not None:
+            self._key, algorithms = _public_key(settings.jwt_public_key_file, algorithms)
+        elif settings.jwt_secret is not None:
+            self._key = settings.jwt_secret.get_secret_value()
+        self._algorithms = list(algorithms)
+        self._jws = jwt.PyJWS(algorithms=self._algorithms)
+        self._verified: OrderedDict[str, Identity] = OrderedDict()
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """What is accepted with this key."""
+        return tuple(self._algorithms)
+
+    def verify(self, token: str, now: float) -> Identity:
+        """The identity of a token that is valid at ``now``.
+
+        :raises AuthError: it is not; why, stands in ``log_reason``.
+        """
+        try:
+            raw = token.encode("ascii")
+        except UnicodeEncodeError:
+            raise AuthError("unauthorized", "not a token: beyond ASCII") from None
+        digest = hashlib.sha256(raw).hexdigest()
+        identity = self._verified.get(digest)
+        if identity is None:
+            try:
+                identity = self._check(raw, digest, now)
+            except ValueError as error:
+                raise AuthError("unauthorized", str(error), digest) from None
+            self._verified[digest] = identity
+            if len(self._verified) > MAX_CACHED_TOKENS:
+                self._verified.popitem(last=False)
+        if now >= identity.expires_at + self._settings.jwt_leeway_seconds:
+            del self._verified[digest]
+            raise AuthError("unauthorized", "expired", digest)
+        return identity
+
+    def is_operator(self, headers: MultiMapping[str], now: float) -> bool:
+        """Whether the bearer is the operator key or a valid token with the operator's role."""
+        if is_operator(headers, self._settings):
+            return True
+        token = _bearer(headers)
+        try:
+            return token is not None and self.verify(token, now).operator
+        except AuthError:
+            return False
+
+    def _check(self, raw: bytes, digest: str, now: float) -> Identity:
+        """``ValueError`` says what is wrong, in words that do not repeat the token."""
+        if not 0 < len(raw) <= MAX_TOKEN_BYTES:
+            raise ValueError(f"not a token: {len(raw)} bytes")
+        try:
+            payload = self._jws.decode(raw, key=self._key, algorithms=self._algorithms)
+        except jwt.InvalidAlgorithmError:
+            raise ValueError("algorithm is not allowed") from None
+        except jwt.InvalidSignatureError:
+            raise ValueError("signature does not match") from None
+        except jwt.PyJWTError as error:
+            raise ValueError(f"not a token: {type(error).__name__}") from None
+        claims = orjson.loads(payload)
+        if not isinstance(claims, dict):
+            raise ValueError("claims are not an object")
+        expires_at = _time(claims, "exp")
+        if expires_at is None:
+            raise ValueError("exp is missing")
+        not_before = _time(claims, "nbf")
+        if not_before is not None and not_before > now + self._settings.jwt_leeway_seconds:
+            raise ValueError("not valid yet")
+        self._check_addressee(claims)
+        subject = _id(claims, "sub")
+        if subject is None:
+            raise ValueError("sub is missing")
+        return Identity(
+            owner=Owner(_id(claims, "tenant") or "", subject),
+            subject=subject,
+            expires_at=expires_at,
+            issued_at=_time(claims, "iat"),
+            jti=_id(claims, "jti"),
+            modes=_modes(claims),
+            operator=claims.get("role") == OPERATOR_ROLE,
+            token_hash=digest,
+        )
+
+    def _check_addressee(self, claims: dict[str, Any]) -> None:
+        audience = self._settings.jwt_audience
+        if audience is not None:
+            named = claims.get("aud")
+            if audience not in (named if isinstance(named, list) else [named]):
+                raise ValueError("aud is not this gateway")
+        issuer = self._settings.jwt_issuer
+        if issuer is not None and claims.get("iss") != issuer:
+            raise ValueError("iss is not the configured one")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOffer:
+    """A token as a request brings it, not verified.
+
+    ``place`` is ``authorization``, ``subprotocol``, ``query`` or ``none`` (then ``token`` is
+    ``None``). ``subprotocol_answer`` is the protocol name to answer the handshake with, wherever
+    the token is.
+    """
+
+    token: str | None
+    place: str
+    subprotocol_answer: str | None
+
+
+def token_from_request(
+    headers: MultiMapping[str], query: MultiMapping[str], *, allow_query_token: bool
+) -> TokenOffer:
+    """The first token in protocol section 5's order of places.
+
+    :raises AuthError: the token's place is not available here, or it is written wrongly.
+    """
+    answer = subprotocol_answer(headers)
+    token = _bearer(headers)
+    if token is not None:
+        return TokenOffer(token, "authorization", answer)
+    token = _subprotocol_token(headers, answer)
+    if token is not None:
+        return TokenOffer(token, "subprotocol", answer)
+    if "ticket" in query:
+        raise AuthError("ticket_unavailable", "a ticket was offered")
+    if "token" in query:
+        if not allow_query_token:
+            raise AuthError("query_token_not_allowed", "a token in the query was offered")
+        return TokenOffer(_only(query.getall("token")), "query", answer)
+    return TokenOffer(None, "none", answer)
+
+
+def subprotocol_answer(headers: MultiMapping[str]) -> str | None:
+    """The protocol name that the client offered and the server may answer; never the token's.
+
+    A refusal by close code needs it too: a browser drops a handshake without it.
+    """
+    for name in _offered(headers):
+        if name in ("runcast.v3", "jwt-auth"):
+            return name
+    return None
+
+
+def is_operator(headers: MultiMapping[str], settings: Settings) -> bool:
+    """Whether the bearer is the operator key; never when none is configured."""
+    offered = _bearer(headers)
+    if offered is None or settings.operator_key is None:
+        return False
+    key = settings.operator_key.get_secret_value()
+    return hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), key.encode())
+
+
+def issue_token(
+    *,
+    secret: str,
+    alg: str,
+    user: str,
+    ttl_seconds: float,
+    now: float,
+    tenant: str | None = None,
+    operator: bool = False,
+    modes: Collection[Mode] | None = None,
+) -> str:
+    """A signed token for development and the demo, with a ``jti`` of its own.
+
+    :raises ValueError: ``user`` or ``tenant`` can be no id.
+    """
+    claims: dict[str, Any] = {
+        "sub": check_id(user),
+        "iat": int(now),
+        "exp": int(now + ttl_seconds),
+        "jti": secrets.token_hex(8),
+    }
+    if tenant is not None:
+        claims["tenant"] = check_id(tenant)
+    if operator:
+        claims["role"] = OPERATOR_ROLE
+    if modes is not None:
+        claims["modes"] = sorted(mode.value for mode in modes)
+    return jwt.encode(claims, secret, algorithm=alg)
+
+
+def _bearer(headers: MultiMapping[str]) -> str | None:
+    """The credential of a bearer header; of another scheme it is somebody else's, not ours."""
+    offered = []
+    for value in headers.getall("Authorization", []):
+        scheme, _, credential = value.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            offered.append(credential.strip())
+    return _only(offered) if offered else None
+
+
+def _offered(headers: MultiMapping[str]) -> list[str]:
+    values = headers.getall("Sec-WebSocket-Protocol", [])
+    return [name.strip() for value in values for name in value.split(",")]
+
+
+def _subprotocol_token(headers: MultiMapping[str], answer: str | None) -> str | None:
+    offered = [name.removeprefix("jwt.") for name in _offered(headers) if name.startswith("jwt.")]
+    if not offered:
+        return None
+    if answer is None:
+        raise AuthError("unauthorized", "a token among the subprotocols without a protocol's name")
+    token = _only(offered)
+    return _unpadded_base64url(token) if answer == "jwt-auth" else token
+
+
+def _unpadded_base64url(word: str) -> str:
+    try:
+        return jwt.utils.base64url_decode(_only_base64url(word)).decode("ascii")
+    except ValueError:
+        raise AuthError("unauthorized", "jwt-auth token is not base64url of a token") from None
+
+
+def _only_base64url(word: str) -> str:
+    """Python's decoder skips what is foreign; here it is refused."""
+    if not word or not word.isascii() or not word.replace("-", "a").replace("_", "a").isalnum():
+        raise ValueError("not base64url")
+    return word
+
+
+def _only(offered: list[str]) -> str:
+    if len(offered) != 1:
+        raise AuthError("unauthorized", f"{len(offered)} tokens in one place")
+    return offered[0]
+
+
+def _time(claims: dict[str, Any], name: str) -> float | None:
+    """A NumericDate (RFC 7519 section 2), or ``None`` when absent."""
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is not a number of seconds")
+    return float(value)
+
+
+def _id(claims: dict[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is not a string")
+    try:
+        return check_id(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def _modes(claims: dict[str, Any]) -> frozenset[Mode] | None:
+    """The allowed modes; names that this version does not know allow nothing."""
+    named = claims.get("modes")
+    if named is None:
+        return None
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ValueError("modes is not a list of names")
+    return frozenset(mode for mode in Mode if mode.value in named)
+
+
+def _public_key(path: Path, algorithms: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """The key in the file, and those of ``algorithms`` that such a key can verify."""
+
+    def refuse(why: str, todo: str) -> ConfigurationError:
+        return ConfigurationError(setting="RUNCAST_JWT_PUBLIC_KEY_FILE", why=why, todo=todo)
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise refuse(f"{path}: {error.strerror}", "Check the path and who may read it.") from None
+    except Exception:  # noqa: BLE001 - the loader's errors are many, each means the same here
+        todo = "Write the public key as PEM: openssl pkey -in private.pem -pubout"
+        raise refuse(f"{path} holds no public key in PEM form", todo) from None
+    if isinstance(key, rsa.RSAPublicKey):
+        kind = "RSA"
+        if key.key_size < MIN_RSA_BITS:
+            raise refuse(f"the RSA key has {key.key_size} bits", f"Use {MIN_RSA_BITS} or more.")
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        kind = key.curve.name
+    elif isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        kind = "Ed"
+    else:
+        kind = type(key).__name__
+    possible = _KEY_ALGORITHMS.get(kind, ())
+    usable = tuple(algorithm for algorithm in algorithms if algorithm in possible)
+    if not usable:
+        choice = ", ".join(possible) or "a key of another kind: RSA, P-256, P-384, P-521, Ed25519"
+        raise refuse(
+            f"its {kind} key cannot verify {', '.join(algorithms)}",
+            f"Set RUNCAST_JWT_ALGORITHMS to one of {choice}." if possible else f"Use {choice}.",
+        )
+    return key, usable

@@ -1,0 +1,86 @@
+"""``runcast check``: whether a gateway with this configuration would work; if not, what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from dataclasses import asdict, dataclass
+
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from broker.config import Settings
+from broker.embedded import OLDEST_VERSION, find_server
+from broker.errors import ConfigurationError, RuncastError
+from broker.redis.client import RedisClient
+from gateway.auth import Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; ``detail`` says what was found or what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+async def findings(settings: Settings) -> list[Finding]:
+    """Look at everything that a gateway needs. The settings themselves have been validated."""
+    found = [Finding("settings", ok=True, detail="all known and possible")]
+    try:
+        algorithms = ", ".join(Verifier(settings).algorithms)
+        found.append(Finding("token key", ok=True, detail=f"accepts {algorithms}"))
+    except ConfigurationError as error:
+        found.append(Finding("token key", ok=False, detail=str(error)))
+    try:
+        if settings.redis_url is None:
+            server = await asyncio.to_thread(find_server)
+            found.append(Finding("redis", ok=True, detail=f"embedded: {server}"))
+        else:
+            found += await _redis(settings.redis_url)
+    except (RuncastError, ValueError) as error:
+        found.append(Finding("redis", ok=False, detail=f"{error}. Check RUNCAST_REDIS_URL."))
+    return found
+
+
+def show(found: list[Finding], *, as_json: bool) -> None:
+    """Print the findings on standard output."""
+    if as_json:
+        checks = [asdict(finding) for finding in found]
+        told = {"ok": all(finding.ok for finding in found), "checks": checks}
+        sys.stdout.write(f"{orjson.dumps(told).decode()}\n")
+        return
+    console = Console(highlight=False)
+    for finding in found:
+        line = Text("✔ " if finding.ok else "✘ ", style="green" if finding.ok else "red")
+        line.append(f"{finding.name:<16}", style="bold")
+        line.append(f" {finding.detail}", style="default")
+        console.print(line, soft_wrap=True)
+
+
+async def _redis(url: str) -> list[Finding]:
+    client = RedisClient(url, name="check")
+    await client.start(timeout_seconds=5.0)
+    try:
+        server = (await client.execute(b"INFO", b"server")).decode()
+        memory = (await client.execute(b"INFO", b"memory")).decode()
+    finally:
+        await client.stop()
+    version = _field(server, "redis_version")
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    found = [Finding("redis", ok=True, detail=f"reached, version {version}")]
+    if numbers < OLDEST_VERSION:
+        found = [Finding("redis", ok=False, detail=f"version {version}; 6.2 or newer is needed")]
+    policy = _field(memory, "maxmemory_policy")
+    if policy not in ("", "noeviction"):
+        detail = f"maxmemory-policy is {policy}: events can vanish. Set it to noeviction."
+        found.append(Finding("redis memory", ok=False, detail=detail))
+    return found
+
+
+def _field(info: str, name: str) -> str:
+    match = re.search(rf"^{name}:(.*?)\r?$", info, re.MULTILINE)
+    return match[1] if match else ""

@@ -1,0 +1,410 @@
+"""The asyncio chat client: sends messages, and gets every event of its channel once, in order.
+
+It reconnects by itself, backs off with full jitter, resumes from its cursor, and sends again, under
+the same id, what was not answered. What it cannot make whole it tells: a ``resync`` frame among the
+events, or an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from broker.ids import RANDOM_BYTES, ulid
+from gateway.client_errors import BadFrame, ChatError, Closed, ConnectionRefused, Rejected
+from gateway.position import Position
+from gateway.reconnect import LOST, RETRYABLE_STATUS, Reconnects, closed
+
+__all__ = [
+    "Accepted", "BadFrame", "ChatClient", "ChatError", "Closed", "ConnectionRefused", "Rejected",
+]  # fmt: skip
+
+CONNECT_SECONDS: Final = 10.0
+"""For the TCP connection, the handshake and the first frame together."""
+HEARTBEAT_SECONDS: Final = 25.0
+"""How often the client pings; half of it without an answer, and the connection counts as lost."""
+MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
+INBOX_FRAMES: Final = 10_000
+"""Received and not yet read by the caller; beyond it nothing is read from the socket, and the
+gateway keeps the rest in the log."""
+
+CONTROL: Final = frozenset(
+    {
+        "connection_established", "live", "resync", "error", "token_expiring", "draining", "pong",
+        "ok", "run_accepted",
+    }
+)  # fmt: skip
+"""Every frame of the server that is no event (protocol section 6)."""
+
+Token = str | Callable[[], str | Awaitable[str]]
+Frame = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A run that a message began; ``duplicate`` when an earlier sending of it had begun it."""
+
+    id: str
+    thread_id: str
+    agent: str
+    duplicate: bool
+
+
+@dataclass(slots=True)
+class _Request:
+    """A frame that waits for its reply."""
+
+    text: str
+    reply: asyncio.Future[Frame] = field(default_factory=asyncio.Future)
+
+
+class ChatClient:
+    """One user's view of one channel; ``async with`` connects and closes.
+
+    :param url: the gateway, as ``ws://host:port/ws``.
+    :param token: a token, or what gives a fresh one (also awaitable): then it is asked on every
+        connection and before the token expires, and the client can stay for ever.
+    :param after: resume from this cursor; ``"0-0"`` for everything retained.
+    :param connection: with ``secret``: the isolated connection to take up.
+    :param random_source: gives numbers in [0, 1) for the jitter.
+
+    Entering raises :class:`ConnectionRefused` or :class:`Closed`; afterwards the client comes back
+    by itself for as long as the protocol allows it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token,
+        mode: str = "main",
+        isolation_level: str | None = None,
+        thread_id: str | None = None,
+        user_id: str | None = None,
+        after: str | None = None,
+        run_id: str | None = None,
+        events: str | None = None,
+        connection: str | None = None,
+        secret: str | None = None,
+        random_source: Callable[[], float] = random.random,
+    ) -> None:
+        self._url = URL(url)
+        self._token = token
+        parameters = {
+            "mode": mode,
+            "isolation_level": isolation_level,
+            "thread_id": thread_id,
+            "user_id": user_id,
+            "events": events,
+            "connection": connection,
+            "secret": secret,
+        }
+        self._parameters = {name: value for name, value in parameters.items() if value is not None}
+        self._reconnects = Reconnects(random_source, new_tokens=callable(token))
+        self._position = Position(strict=isolation_level == "strict", after=after, run_id=run_id)
+        self._requests: dict[str, _Request] = {}
+        self._inbox: asyncio.Queue[Frame | None] = asyncio.Queue(INBOX_FRAMES)
+        self._session: aiohttp.ClientSession | None = None
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._refresher: asyncio.Task[None] | None = None
+        self._failure: ChatError | None = None
+        self.hello: dict[str, Any] = {}
+        """The payload of the present connection's ``connection_established``."""
+
+    @property
+    def cursor(self) -> str | None:
+        """The last event's id, for ``after``; ``None`` in strict mode: there each run has one."""
+        return self._position.cursor
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at this moment."""
+        return self._socket is not None and not self._socket.closed
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(raise_for_status=_refuse)
+        try:
+            socket = await self._connect(self._session)
+        except BaseException:
+            await self._session.close()
+            raise
+        self._keeper = asyncio.create_task(self._keep(self._session, socket), name="chat client")
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection. Runs go on: leaving is not stopping. May be repeated."""
+        for task in (self._keeper, self._refresher):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(
+        self,
+        content: str | dict[str, Any],
+        thread_id: str | None = None,
+        agent: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        message_id: str | None = None,
+    ) -> Accepted:
+        """Send a message and return when its run is accepted, however often the connection breaks.
+
+        With the ``message_id`` of an earlier sending it is the same run again.
+
+        :raises Rejected: the gateway refused the message.
+        """
+        optional = {"thread_id": thread_id, "agent": agent, "metadata": metadata}
+        payload = {name: value for name, value in optional.items() if value is not None}
+        told = await self._ask("user_message", {"content": content, **payload}, message_id)
+        return Accepted(
+            id=told["run_id"],
+            thread_id=told["thread_id"],
+            agent=told["agent"],
+            duplicate=told["duplicate"],
+        )
+
+    async def stop(self, run_id: str) -> None:
+        """Ask for the run's end; ``agent_completed`` with status ``cancelled`` follows.
+
+        :raises Rejected: ``run_not_found``.
+        """
+        await self._ask("stop_agent", {"run_id": run_id})
+
+    async def answer(self, run_id: str, request_id: str, content: object) -> None:
+        """Answer an ``input_required``."""
+        asked = {"run_id": run_id, "request_id": request_id, "content": content}
+        await self._ask("user_input", asked)
+
+    async def attach(self, run_id: str, after: str | None = None) -> str | None:
+        """Read a run's channel too (factory strict); the answer is the channel's cursor."""
+        payload = {"run_id": run_id} if after is None else {"run_id": run_id, "after": after}
+        self._position.attach(run_id, after)
+        try:
+            told = await self._ask("attach", payload)
+        except Rejected:
+            self._position.detach(run_id)
+            raise
+        cursor: str | None = told.get("cursor")
+        if after is None and cursor is not None:
+            self._position.attached(run_id, cursor)
+        return cursor
+
+    async def detach(self, run_id: str) -> None:
+        """Read a run's channel no more (factory strict)."""
+        self._position.detach(run_id)
+        await self._ask("detach", {"run_id": run_id})
+
+    async def ping(self, payload: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The gateway's ``pong``: the same payload and ``server_time``."""
+        return await self._ask("ping", payload or {})
+
+    async def events(self) -> AsyncIterator[Frame]:
+        """Every event once, in the log's order, until :meth:`close`.
+
+        Among them what must not be missed: ``resync`` frames (events may be missing, or come
+        again) and ``error`` frames that answer no call. Nothing is lost between :meth:`__aenter__`
+        and this call. One reader at a time, of this or of :meth:`frames`.
+
+        :raises Closed, ConnectionRefused: the gateway does not let the client come back.
+        """
+        async for frame in self.frames():
+            kind = frame.get("type")
+            if kind not in CONTROL or kind == "resync" or (kind == "error" and "ref" not in frame):
+                yield frame
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Every frame as it came, control frames included; else as :meth:`events`."""
+        while True:
+            frame = await self._inbox.get()
+            if frame is None:
+                self._inbox.put_nowait(None)  # it is over for later readers as well
+                if self._failure is not None:
+                    raise self._failure
+                return
+            yield frame
+
+    # The connection
+
+    async def _connect(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+        """A connection whose first frame has been taken, and on which is sent what is open."""
+        token = await self._give_token()
+        query = {**self._parameters, **self._position.parameters()}
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                socket = await session.ws_connect(
+                    self._url.update_query(query),
+                    headers={"Authorization": f"Bearer {token}"},
+                    protocols=("runcast.v3",),
+                    heartbeat=HEARTBEAT_SECONDS,
+                    max_msg_size=MAX_FRAME_BYTES,
+                )
+                try:
+                    await self._begin(socket)
+                except BaseException:
+                    await socket.close()
+                    raise
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            why = str(error) or "no answer in time"
+            raise ConnectionRefused(None, {"detail": f"{self._url.origin()}: {why}"}) from error
+        self._socket = socket
+        return socket
+
+    async def _begin(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        first = await socket.receive()
+        if first.type is not aiohttp.WSMsgType.TEXT:
+            raise closed(socket.close_code or LOST)
+        attachments = self._position.attachments()
+        frame = _decode(first.data)
+        self.hello = _payload(frame)
+        self._position.take(frame)
+        await self._inbox.put(frame)
+        for run_id, after in attachments:
+            text = _frame_text("attach", {"run_id": run_id, "after": after}, _new_id())
+            await socket.send_str(text)
+        for request in list(self._requests.values()):
+            await socket.send_str(request.text)
+
+    async def _keep(
+        self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
+    ) -> None:
+        """Reads, and comes back, until the client is closed or may not."""
+        try:
+            while True:
+                async for message in socket:
+                    if message.type is aiohttp.WSMsgType.TEXT:
+                        await self._receive(_decode(message.data))
+                socket = await self._come_back(session, socket.close_code or LOST)
+        except ChatError as error:
+            self._failure = error
+        except (KeyError, TypeError, ValueError) as error:
+            self._failure = BadFrame(f"{type(error).__name__}: {error}")
+        finally:
+            self._end()
+            await socket.close()
+
+    async def _come_back(
+        self, session: aiohttp.ClientSession, code: int
+    ) -> aiohttp.ClientWebSocketResponse:
+        """A new connection, once the close code's delay is over."""
+        while True:
+            await asyncio.sleep(self._reconnects.delay_seconds(code))
+            try:
+                return await self._connect(session)
+            except Closed as again:
+                code = again.code
+            except ConnectionRefused as refused:
+                if refused.status is not None and refused.status not in RETRYABLE_STATUS:
+                    raise
+                code = LOST
+
+    def _end(self) -> None:
+        """No reader and no caller waits for what cannot come."""
+        failure = self._failure or Closed(1000, "normal")
+        for request in self._requests.values():
+            if not request.reply.done():
+                request.reply.set_exception(failure)
+        if self._inbox.full():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait(None)
+
+    # Frames
+
+    async def _receive(self, frame: Frame) -> None:
+        kind, payload = frame.get("type"), _payload(frame)
+        self._reconnects.progress()
+        deliver = self._position.take(frame)
+        request = self._requests.pop(frame["ref"], None) if frame.get("ref") else None
+        if request is not None and not request.reply.done():
+            request.reply.set_result(frame)
+        elif kind == "error" and request is None:
+            frame.pop("ref", None)  # nobody awaits it: the reader of events gets it
+        elif kind == "token_expiring" and callable(self._token):
+            self._refresher = asyncio.create_task(self._refresh(), name="token refresh")
+        elif kind == "draining":
+            self._reconnects.told(payload["reconnect_after_ms"])
+        if deliver:
+            await self._inbox.put(frame)
+
+    async def _ask(
+        self, kind: str, payload: dict[str, Any], message_id: str | None = None
+    ) -> dict[str, Any]:
+        """The payload of the reply; sent again on every new connection until there is one."""
+        if self._keeper is None or self._keeper.done():
+            raise self._failure or Closed(1000, "normal")
+        key = message_id or _new_id()
+        request = self._requests.get(key)
+        if request is None:
+            request = self._requests[key] = _Request(_frame_text(kind, payload, key))
+        try:
+            if self._socket is not None and not self._socket.closed:
+                # Lost on the way: the next connection sends it again.
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    await self._socket.send_str(request.text)
+            reply = await asyncio.shield(request.reply)
+        finally:
+            self._requests.pop(key, None)
+        told = _payload(reply)
+        if reply["type"] == "error":
+            raise Rejected(told["code"], told["message"], retryable=told.get("retryable", False))
+        return told
+
+    async def _refresh(self) -> None:
+        """Prolongs the session; if that fails, the close code 4401 brings a new connection."""
+        with contextlib.suppress(ChatError):
+            await self._ask("auth_refresh", {"token": await self._give_token()})
+
+    async def _give_token(self) -> str:
+        if isinstance(self._token, str):
+            return self._token
+        given = self._token()
+        return await given if inspect.isawaitable(given) else given
+
+
+async def _refuse(response: aiohttp.ClientResponse) -> None:
+    """Aiohttp drops the body of a refused handshake; this reads it first."""
+    if response.status == 101:  # noqa: PLR2004 - switching protocols
+        return
+    problem: dict[str, Any] = {"title": response.reason or ""}
+    with contextlib.suppress(aiohttp.ClientError, orjson.JSONDecodeError):
+        told = orjson.loads(await response.read())
+        if isinstance(told, dict):
+            problem = told
+    raise ConnectionRefused(response.status, problem)
+
+
+def _decode(text: str) -> Frame:
+    frame = orjson.loads(text)
+    if not isinstance(frame, dict):
+        raise BadFrame("not an object")
+    return frame
+
+
+def _payload(frame: Frame) -> dict[str, Any]:
+    """A frame's payload; the legacy shape calls it ``data``."""
+    payload = frame.get("payload", frame.get("data"))
+    return payload if isinstance(payload, dict) else {}
+
+
+def _frame_text(kind: str, payload: dict[str, Any], key: str) -> str:
+    return orjson.dumps({"type": kind, "id": key, "payload": payload}).decode()
+
+
+def _new_id() -> str:
+    return ulid(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))

@@ -1,0 +1,170 @@
+"""What a client can ask for, carried out: the same for every transport.
+
+Each verb either succeeds, or raises a :class:`~gateway.session.FrameError` with a code of protocol
+section 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from broker.channels import Channel, Owner
+from broker.errors import (
+    BrokerUnavailable,
+    QueueFull,
+    Refused,
+    RunNotFound,
+    ThreadBusy,
+    UnknownAgent,
+)
+from broker.ids import RANDOM_BYTES, ulid
+from broker.lifecycle import State
+from broker.redis.broker import Broker
+from broker.redis.runs import AgentSpec, Registered, RunRequest
+from gateway.closing import closing
+from gateway.session import FrameError
+
+DEADLINE_SECONDS: Final = 3.0
+"""How long a client's request waits for Redis before ``broker_unavailable``."""
+
+_CODES: Final[dict[type[Refused], tuple[str, bool]]] = {
+    UnknownAgent: ("unknown_agent", False),
+    QueueFull: ("queue_full", True),
+    ThreadBusy: ("queue_full", True),
+    RunNotFound: ("run_not_found", False),
+}
+"""Refusal → error code, and whether the same request may succeed later."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A user's message on its way to an agent."""
+
+    run_id: str
+    owner: Owner
+    channel: Channel
+    thread_id: str
+    agent: str | None
+    content: Any
+    metadata: dict[str, Any]
+    message_id: str
+
+
+class Commands:
+    """The verbs, over one broker."""
+
+    def __init__(self, broker: Broker, *, node_id: str, default_agent: str | None) -> None:
+        self._broker = broker
+        self._node_id = node_id
+        self._default_agent = default_agent
+
+    async def agent(self, name: str | None) -> AgentSpec:
+        """The agent that a message is for."""
+        return await self._tried(lambda: self._agent(name))
+
+    async def register(self, message: Message, spec: AgentSpec) -> Registered:
+        """Register the run. It will end, whatever happens from here on."""
+        request = RunRequest(
+            run_id=message.run_id,
+            owner=message.owner,
+            channel=message.channel,
+            thread_id=message.thread_id,
+            agent=spec.name,
+            content=message.content,
+            metadata=message.metadata,
+            message_id=message.message_id,
+        )
+        # Tried again until the deadline: the message id makes that safe, also when a reply was lost.
+        return await self._tried(
+            lambda: self._broker.register(request, spec, epoch_ms=time.time_ns() // 1_000_000)
+        )
+
+    async def enqueue(self, registered: Registered, spec: AgentSpec, owner: Owner) -> None:
+        """Give the run to its agent's workers. When Redis is lost just now, the sweeper does it."""
+        try:
+            if spec.on_busy == "interrupt" and not registered.duplicate:
+                for run_id in registered.busy:
+                    await self.stop(owner, run_id)
+            if registered.enqueue:
+                await self._broker.enqueue(registered)
+        except (BrokerUnavailable, FrameError):
+            return
+
+    async def stop(self, owner: Owner, run_id: str) -> State:
+        """Ask the run to stop; one that no worker has yet ends here and now."""
+        state = await self._tried(lambda: self._broker.stop_run(owner, run_id))
+        if state is not State.COMPLETED:
+            await self._tried(lambda: self._end_unclaimed(owner, run_id))
+        return state
+
+    async def channel(self, owner: Owner, run_id: str) -> Channel:
+        """The channel of a run of this owner."""
+        return await self._tried(lambda: self._broker.run_channel(owner, run_id))
+
+    async def run(self, owner: Owner, run_id: str) -> dict[str, Any]:
+        """A run's state as protocol section 7 shows it."""
+        return await self._tried(lambda: self._broker.run(owner, run_id))
+
+    async def _agent(self, name: str | None) -> AgentSpec:
+        wanted = name or self._default_agent
+        if wanted is not None:
+            return await self._broker.agent(wanted)
+        known = await self._broker.agents()
+        if len(known) != 1:
+            raise FrameError(
+                "unknown_agent",
+                f"name one of {', '.join(sorted(known))}" if known else "no worker is known",
+                retryable=not known,
+                bad=False,
+            )
+        return await self._broker.agent(next(iter(known)))
+
+    async def _end_unclaimed(self, owner: Owner, run_id: str) -> None:
+        partition = self._broker.keys.partition(owner)
+        await end_run(self._broker, partition, run_id, node_id=self._node_id, unclaimed_only=True)
+
+    async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The call's result, tried again while Redis is away, for no longer than the deadline."""
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while True:
+                    try:
+                        return await call()
+                    except BrokerUnavailable:
+                        await self._broker.client.wait_connected(timeout_seconds=DEADLINE_SECONDS)
+        except (TimeoutError, BrokerUnavailable):
+            raise FrameError(
+                "broker_unavailable", "try again in a moment", retryable=True, bad=False
+            ) from None
+        except Refused as refused:
+            code, retryable = _CODES[type(refused)]
+            raise FrameError(code, str(refused), retryable=retryable, bad=False) from None
+
+
+async def end_run(
+    broker: Broker, partition: int, run_id: str, *, node_id: str, unclaimed_only: bool = False
+) -> str | None:
+    """Decide over a run whose time is up and end it if need be; its status when it was ended."""
+    taken = await broker.take_over(
+        partition, run_id, node_id=node_id, unclaimed_only=unclaimed_only
+    )
+    if taken is None:
+        return None
+    claim, status, code = taken
+    for publication in closing(
+        claim, status=status, code=code, epoch_ms=time.time_ns() // 1_000_000
+    ):
+        await broker.publish(claim, publication)
+    return status
+
+
+def new_id() -> str:
+    """A fresh ULID from the wall clock and the system's randomness."""
+    return ulid(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))

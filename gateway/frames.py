@@ -1,0 +1,86 @@
+"""What goes over the wire: control frames, events in both shapes, and RFC 6455 framing.
+
+Server frames are not masked, so a framed event is the same bytes for every socket.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from broker.codec import Entry
+from broker.events import LIFECYCLE, timestamp
+
+FIVE: Final = frozenset(name.encode() for name in LIFECYCLE)
+MAX_REASON_BYTES: Final = 123
+"""RFC 6455 section 5.5: a control frame carries 125 bytes, two of them the close code."""
+
+_TEXT: Final = 0x81
+_CLOSE: Final = 0x88
+_PING: Final = 0x89
+_PONG: Final = 0x8A
+
+
+def control(kind: str, payload: Mapping[str, Any]) -> bytes:
+    """A control frame (protocol section 6): never an id, never the name of a lifecycle event."""
+    return orjson.dumps({"type": kind, "payload": payload})
+
+
+def reply(kind: str, ref: str | None, payload: Mapping[str, Any]) -> bytes:
+    """The answer to a client's frame; ``ref`` is that frame's ``id``."""
+    return orjson.dumps({"type": kind, "ref": ref, "payload": payload})
+
+
+def legacy_control(text: bytes, epoch_ms: int) -> bytes:
+    """A control frame in the V2 shape."""
+    frame = orjson.loads(text)
+    frame["data"] = frame.pop("payload")
+    frame["timestamp"] = timestamp(epoch_ms)
+    return orjson.dumps(frame)
+
+
+def legacy_event(entry: Entry) -> bytes:
+    """One of the five in the V2 shape: no id, so no resume (protocol section 4)."""
+    event = orjson.loads(entry.body)
+    return orjson.dumps(
+        {
+            "type": event["type"],
+            "data": event["payload"],
+            "timestamp": event["timestamp"],
+            "thread_id": event["thread_id"],
+            "run_id": event["run_id"],
+        }
+    )
+
+
+def ws_text(text: bytes) -> bytes:
+    """One unfragmented text message."""
+    return _frame(_TEXT, text)
+
+
+def ws_close(code: int, reason: str) -> bytes:
+    """A close frame; the reason is cut to what a control frame can carry, at a character."""
+    cut = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
+    return _frame(_CLOSE, struct.pack("!H", code) + cut)
+
+
+def ws_ping(payload: bytes = b"") -> bytes:
+    """A ping frame, at most 125 bytes of payload."""
+    return _frame(_PING, payload)
+
+
+def ws_pong(payload: bytes) -> bytes:
+    """The answer to a ping: the same payload."""
+    return _frame(_PONG, payload)
+
+
+def _frame(first: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:  # noqa: PLR2004 - RFC 6455 section 5.2
+        return bytes((first, size)) + payload
+    if size < 65536:  # noqa: PLR2004 - the same
+        return struct.pack("!BBH", first, 126, size) + payload
+    return struct.pack("!BBQ", first, 127, size) + payload

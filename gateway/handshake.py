@@ -1,0 +1,153 @@
+"""What a connection asks for: the query parameters of protocol section 3, checked.
+
+An unknown value is refused with the list of valid ones, never read as a weaker mode; a parameter that
+has no meaning in the mode asked for is refused too, so that none is ever only logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from broker import cursor
+from broker.channels import SCOPES, Level, Mode, Scope, check_id
+from broker.cursor import Cursor
+
+ROUTES: Final[Mapping[str, Mode | None]] = {
+    "/ws": None,
+    "/websocket": Mode.MAIN,
+    "/api/v1/websocket": Mode.MAIN,
+    "/ws/factory": Mode.FACTORY,
+    "/ws/isolated": Mode.ISOLATED,
+}
+"""Path → the mode that it means; None = the ``mode`` parameter says."""
+
+CREDENTIALS: Final = frozenset({"token", "ticket"})
+
+PARAMETERS: Final[Mapping[str, frozenset[Mode]]] = {
+    "mode": frozenset(Mode),
+    "user_id": frozenset(Mode),
+    "thread_id": frozenset({Mode.MAIN, Mode.FACTORY, Mode.LEGACY, Mode.ISOLATED}),
+    "isolation_level": frozenset({Mode.FACTORY}),
+    "connection_scope": frozenset({Mode.ISOLATED}),
+    "after": frozenset({Mode.MAIN, Mode.FACTORY, Mode.ISOLATED}),
+    "run_id": frozenset({Mode.FACTORY}),
+    "connection": frozenset({Mode.ISOLATED}),
+    "secret": frozenset({Mode.ISOLATED}),
+    "events": frozenset({Mode.MAIN, Mode.FACTORY, Mode.ISOLATED}),
+}
+"""Parameter → the modes in which it has a meaning."""
+
+EVENTS: Final = ("all", "lifecycle")
+
+
+class BadRequest(Exception):
+    """A refusal before the upgrade: HTTP status, a code, and a text that says what is valid."""
+
+    def __init__(self, code: str, detail: str, *, status: int = 400) -> None:
+        self.status, self.code, self.detail = status, code, detail
+        super().__init__(detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """A valid request for a connection. ``after`` is None when absent; ``bad_cursor`` when it was
+    there and is no cursor (answered with a ``resync``, not refused)."""
+
+    mode: Mode
+    level: Level | None
+    scope: Scope
+    user_id: str | None
+    thread_id: str | None
+    after: Cursor | None
+    bad_cursor: bool
+    run_id: str | None
+    connection: str | None
+    secret: str | None
+    lifecycle_only: bool
+
+
+def parse(path: str, query: Mapping[str, str]) -> Opening:
+    """The request of one connection; :class:`BadRequest` when it is not a valid one."""
+    mode = _mode(path, query)
+    for name in query:
+        if name in CREDENTIALS:
+            continue
+        allowed = PARAMETERS.get(name)
+        if allowed is None:
+            raise BadRequest("unknown_parameter", f"{name}: valid are {_list(PARAMETERS)}")
+        if mode not in allowed:
+            raise BadRequest(
+                "parameter_not_allowed", f"{name} is for {_list(allowed)} only, not {mode}"
+            )
+    level = _level(mode, query)
+    if query.get("connection_scope", "true") != "true":
+        raise BadRequest("invalid_connection_scope", "connection_scope: valid is true")
+    events = _choice("events", query.get("events", "all"), EVENTS)
+    if level is Level.STRICT and "thread_id" in query:
+        raise BadRequest("parameter_not_allowed", "thread_id is not for isolation_level strict")
+    if level is Level.STANDARD and "run_id" in query:
+        raise BadRequest("parameter_not_allowed", "run_id is for isolation_level strict only")
+    if ("connection" in query) != ("secret" in query):
+        raise BadRequest("secret_required", "connection and secret belong together")
+    after, bad_cursor = _after(query.get("after"))
+    return Opening(
+        mode=mode,
+        level=level,
+        scope=SCOPES[mode, level],
+        user_id=_id("user_id", query),
+        thread_id=_id("thread_id", query),
+        after=after,
+        bad_cursor=bad_cursor,
+        run_id=_id("run_id", query),
+        connection=_id("connection", query),
+        secret=_id("secret", query),
+        lifecycle_only=events == "lifecycle",
+    )
+
+
+def _mode(path: str, query: Mapping[str, str]) -> Mode:
+    fixed = ROUTES[path]
+    given = query.get("mode")
+    if given is None:
+        return fixed or Mode.MAIN
+    mode = Mode(_choice("mode", given, tuple(Mode)))
+    if fixed is not None and mode is not fixed:
+        raise BadRequest("mode_contradicts_path", f"{path} is mode {fixed}; use /ws for {mode}")
+    return mode
+
+
+def _level(mode: Mode, query: Mapping[str, str]) -> Level | None:
+    if mode is not Mode.FACTORY:
+        return None
+    return Level(_choice("isolation_level", query.get("isolation_level", "standard"), tuple(Level)))
+
+
+def _choice(name: str, value: str, valid: tuple[str, ...]) -> str:
+    if value not in valid:
+        raise BadRequest(f"invalid_{name}", f"{name}: valid are {_list(valid)}")
+    return value
+
+
+def _id(name: str, query: Mapping[str, str]) -> str | None:
+    value = query.get(name)
+    if value is None:
+        return None
+    try:
+        return check_id(value)
+    except ValueError as error:
+        raise BadRequest(f"invalid_{name}", f"{name} {error}") from None
+
+
+def _after(text: str | None) -> tuple[Cursor | None, bool]:
+    if text is None:
+        return None, False
+    try:
+        return cursor.parse(text), False
+    except ValueError:
+        return None, True
+
+
+def _list(names: object) -> str:
+    return ", ".join(sorted(str(name) for name in names))  # type: ignore[attr-defined]

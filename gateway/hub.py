@@ -1,0 +1,279 @@
+"""The hub: which sockets read which channel, and what each of them gets (promises G2, G4, G7).
+
+Pure: it takes live messages and log pages and pushes framed bytes into outboxes. What needs I/O (a
+hole to refill, a socket to feed from the log) it names in :class:`Needs`, and the relay does it.
+
+One event is framed once, however many sockets get it. Before every push the owner that the event
+names is compared with the connection's own; what does not match is withheld and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from broker.channels import Channel
+from broker.codec import NO_ID, Entry, from_live
+from broker.cursor import ZERO, Cursor, from_redis
+from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED
+from broker.replay import Follower
+from gateway.frames import FIVE, legacy_event, ws_text
+from gateway.outbox import Outbox
+
+_DELTA = AGENT_DELTA.encode()
+_STARTED = AGENT_STARTED.encode()
+_COMPLETED = AGENT_COMPLETED.encode()
+TAKEN_OVER = b"taken_over"
+"""Type of the notice that another socket took an isolated connection up."""
+
+MAX_EARLY_DELTAS = 1024
+
+
+class Member(Protocol):
+    """A socket, as the hub sees it. ``thread``: only this thread's events, encoded; None = all."""
+
+    owner: bytes
+    thread: bytes | None
+    lifecycle_only: bool
+    legacy: bool
+    outbox: Outbox
+    floors: dict[bytes, int]
+
+
+@dataclass(slots=True, eq=False)
+class Joining:
+    """A socket that is being fed from the log until it is level with the channel."""
+
+    follower: Follower
+    deltas: list[Entry] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """One channel that this gateway listens to."""
+
+    channel: Channel
+    owner: bytes
+    follower: Follower = field(default_factory=lambda: Follower(ZERO))
+    live: dict[Member, None] = field(default_factory=dict)
+    joining: dict[Member, Joining] = field(default_factory=dict)
+    texts: dict[bytes, int] = field(default_factory=dict)
+    open_runs: set[bytes] = field(default_factory=set)
+    missed_texts: set[bytes] = field(default_factory=set)
+
+    @property
+    def idle(self) -> bool:
+        """Nobody reads it."""
+        return not self.live and not self.joining
+
+
+class Needs(Protocol):
+    """What the hub asks of its shell."""
+
+    def repair(self, feed: Feed) -> None:
+        """The feed has a hole: read its log."""
+
+    def refill(self, feed: Feed, run: bytes) -> None:
+        """A delta of this run was missed: read the kept text."""
+
+    def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
+        """The socket has no room, or lost touch: feed it from ``after`` when it has."""
+
+    def taken_over(self, feed: Feed, by: bytes) -> None:
+        """Another socket took this isolated connection up."""
+
+    def withheld(self, feed: Feed, entry: Entry) -> None:
+        """An event that is not its reader's was about to be written, and was not."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this hub did since it was made."""
+
+    published: int = 0
+    delivered: int = 0
+    replayed: int = 0
+    repaired: int = 0
+    resyncs: int = 0
+    isolation_violations: int = 0
+
+
+class Hub:
+    """All feeds of one gateway."""
+
+    def __init__(self, needs: Needs) -> None:
+        self._needs = needs
+        self._feeds: dict[bytes, Feed] = {}
+        self.dirty: dict[Member, None] = {}
+        self.counters = Counters()
+        self.newest_ms: list[int] = []
+
+    def feed(self, channel: Channel) -> Feed | None:
+        """The feed of a channel, if there is one."""
+        return self._feeds.get(channel.live)
+
+    def feeds(self) -> Iterable[Feed]:
+        """All of them, as they are now."""
+        return list(self._feeds.values())
+
+    def add(self, channel: Channel) -> Feed:
+        """A new feed, behind until its log was read."""
+        feed = Feed(channel, channel.owner.token.encode())
+        self._feeds[channel.live] = feed
+        return feed
+
+    def remove(self, feed: Feed) -> None:
+        """Forget a feed."""
+        del self._feeds[feed.channel.live]
+
+    def on_message(self, live: bytes, message: bytes) -> None:
+        """A live message from Redis. The hot path."""
+        feed = self._feeds.get(live)
+        if feed is None:
+            return
+        entry = from_live(message)
+        if entry.id == NO_ID:
+            self._notice(feed, entry)
+            return
+        self.counters.published += 1
+        if feed.follower.hear(entry):
+            self.newest_ms.append(entry.cursor.ms)
+            self.emit(feed, entry)
+        elif not feed.follower.level:
+            self._needs.repair(feed)
+
+    def emit(self, feed: Feed, entry: Entry) -> None:
+        """Give the channel's next event to everyone who reads it."""
+        if entry.owner != feed.owner:
+            self._withhold(feed, entry)
+            return
+        self._note_run(feed, entry)
+        frame = b""
+        for member in list(feed.live):
+            if member.thread is not None and member.thread != entry.thread:
+                continue
+            if not frame:
+                frame = ws_text(entry.text())
+            if not self._write(feed, member, entry, frame):
+                del feed.live[member]
+                self._needs.feed_from_log(feed, member, from_redis(entry.prev))
+        if feed.joining:
+            self._emit_joining(feed, entry)
+
+    def write(self, feed: Feed, member: Member, entry: Entry) -> bool:
+        """Give one socket an event read from the log; False when it has no room."""
+        if entry.owner != feed.owner:
+            self._withhold(feed, entry)
+            return True
+        if member.thread is not None and member.thread != entry.thread:
+            return True
+        return self._write(feed, member, entry, ws_text(entry.text()))
+
+    def level(self, feed: Feed, member: Member) -> None:
+        """The socket has read its log to the end: from now on it gets what is live."""
+        joining = feed.joining[member]
+        if joining.follower.position == feed.follower.position:
+            del feed.joining[member]
+            feed.live[member] = None
+        deltas, joining.deltas = joining.deltas or [], None
+        for delta in deltas:
+            self._write_delta(feed, member, delta, ws_text(delta.body))
+
+    def emit_delta(self, feed: Feed, delta: Entry) -> None:
+        """Give a delta to everyone who is level."""
+        feed.texts[delta.run] = int(delta.prev)
+        frame = ws_text(delta.body)
+        for member in list(feed.live):
+            if not self._write_delta(feed, member, delta, frame):
+                del feed.live[member]
+                self._needs.feed_from_log(feed, member, feed.follower.position)
+        for member, joining in feed.joining.items():
+            if joining.deltas is None:
+                if joining.follower.level:
+                    self._write_delta(feed, member, delta, frame)
+            elif len(joining.deltas) < MAX_EARLY_DELTAS:
+                joining.deltas.append(delta)
+
+    def snapshot(self, feed: Feed, member: Member, delta: Entry) -> None:
+        """Give one socket a run's whole text so far; older deltas still under way are skipped."""
+        member.floors.pop(delta.run, None)
+        self._write_delta(feed, member, delta, ws_text(delta.body))
+        member.floors[delta.run] = int(delta.prev)
+
+    def _write(self, feed: Feed, member: Member, entry: Entry, frame: bytes) -> bool:
+        if member.owner != entry.owner:
+            self._withhold(feed, entry)
+            return True
+        if entry.type not in FIVE and (member.lifecycle_only or member.legacy):
+            return True
+        if not member.outbox.push(ws_text(legacy_event(entry)) if member.legacy else frame):
+            return False
+        self.counters.delivered += 1
+        self.dirty[member] = None
+        return True
+
+    def _emit_joining(self, feed: Feed, entry: Entry) -> None:
+        for member, joining in list(feed.joining.items()):
+            follower = joining.follower
+            was_level = follower.level
+            if follower.hear(entry) and not self.write(feed, member, entry):
+                del feed.joining[member]
+                self._needs.feed_from_log(feed, member, from_redis(entry.prev))
+            elif was_level and not follower.level:
+                del feed.joining[member]
+                self._needs.feed_from_log(feed, member, follower.position)
+            elif (
+                follower.level
+                and joining.deltas is None
+                and follower.position == feed.follower.position
+            ):
+                del feed.joining[member]
+                feed.live[member] = None
+
+    def _note_run(self, feed: Feed, entry: Entry) -> None:
+        if entry.type == _STARTED:
+            feed.open_runs.add(entry.run)
+            feed.texts[entry.run] = 0
+        elif entry.type == _COMPLETED:
+            feed.open_runs.discard(entry.run)
+            feed.texts.pop(entry.run, None)
+
+    def _notice(self, feed: Feed, notice: Entry) -> None:
+        if notice.type == TAKEN_OVER:
+            self._needs.taken_over(feed, notice.seq)
+        elif notice.type == _DELTA:
+            self._hear_delta(feed, notice)
+
+    def _hear_delta(self, feed: Feed, delta: Entry) -> None:
+        offset, following = int(delta.seq), int(delta.prev)
+        known = feed.texts.get(delta.run)
+        if delta.run in feed.missed_texts:
+            self._needs.refill(feed, delta.run)
+        elif offset in (0, known):
+            self.emit_delta(feed, delta)
+        elif known is None or following > known:
+            self._needs.refill(feed, delta.run)
+
+    def _write_delta(self, feed: Feed, member: Member, delta: Entry, frame: bytes) -> bool:
+        """False: no room. The text is kept beside the log; the socket gets it whole when level."""
+        if member.owner != delta.owner:
+            self._withhold(feed, delta)
+            return True
+        if member.lifecycle_only or member.legacy:
+            return True
+        if member.thread is not None and member.thread != delta.thread:
+            return True
+        floor = member.floors.get(delta.run)
+        if floor is not None:
+            if int(delta.prev) <= floor and delta.seq != b"0":
+                return True
+            del member.floors[delta.run]
+        if not member.outbox.push(frame):
+            return False
+        self.dirty[member] = None
+        return True
+
+    def _withhold(self, feed: Feed, entry: Entry) -> None:
+        self.counters.isolation_violations += 1
+        self._needs.withheld(feed, entry)

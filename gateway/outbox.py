@@ -1,0 +1,60 @@
+"""What is to be written to one socket next: bounded in bytes, written once per turn (promise G7)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_UNSENT_BYTES: Final = 1024 * 1024
+"""Unsent bytes per socket. Beyond that nothing is pushed to it; the log has what it misses."""
+
+RESUME_BYTES: Final = 256 * 1024
+"""A stalled socket is fed again when no more than this is left unsent."""
+
+
+class Outbox:
+    """Frames between the hub and one socket.
+
+    ``stalled`` is set by the socket while more than the limit is unsent; ``held`` by whoever must
+    say something first. A frame that does not fit is refused, never dropped in silence.
+    """
+
+    __slots__ = ("_frames", "_size", "held", "stalled")
+
+    def __init__(self) -> None:
+        self._frames: list[bytes] = []
+        self._size = 0
+        self.held = False
+        self.stalled = False
+
+    @property
+    def full(self) -> bool:
+        """Whether :meth:`push` would refuse."""
+        return self.stalled or self._size > MAX_UNSENT_BYTES
+
+    def push(self, frame: bytes) -> bool:
+        """Take an event's frame. False: no room; feed this socket from the log when it has."""
+        if self.stalled or self._size > MAX_UNSENT_BYTES:
+            return False
+        self._frames.append(frame)
+        self._size += len(frame)
+        return True
+
+    def put(self, frame: bytes) -> None:
+        """Take a control frame. There is always room: a stalled socket is not read from, so no
+        answers pile up."""
+        self._frames.append(frame)
+        self._size += len(frame)
+
+    def put_first(self, frame: bytes) -> None:
+        """Put a control frame before what is held back."""
+        self._frames.insert(0, frame)
+        self._size += len(frame)
+
+    def take(self) -> bytes:
+        """Everything to write now, as one piece; empty while held."""
+        if self.held or not self._frames:
+            return b""
+        frames = self._frames
+        self._frames = []
+        self._size = 0
+        return frames[0] if len(frames) == 1 else b"".join(frames)

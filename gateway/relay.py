@@ -1,0 +1,399 @@
+"""Between the hub and Redis: subscribing, repairing, feeding sockets from the log (G2, G3).
+
+The hub decides, this carries out. Every task here ends by itself or with the relay; what Redis
+cannot answer now is tried again when the subscriber is restored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+import structlog
+
+from broker.channels import Channel
+from broker.codec import Entry
+from broker.cursor import ZERO, Cursor
+from broker.errors import BrokerUnavailable
+from broker.redis.broker import Broker
+from broker.redis.subscriber import Subscriber
+from broker.replay import Follower, Start, judge
+from gateway.frames import control
+from gateway.hub import Feed, Hub, Joining, Member
+
+log = structlog.get_logger(__name__)
+
+LINGER_SECONDS: Final = 10.0
+"""A channel without readers stays subscribed this long: tabs are reloaded."""
+
+RETRY_SECONDS: Final = 0.25
+SLOW_SECONDS: Final = 60.0
+"""A socket that has taken nothing for this long is closed with 4408."""
+
+
+class Socket(Member, Protocol):
+    """A member that the relay can wait for."""
+
+    def send(self, text: bytes) -> None:
+        """Queue a control frame."""
+
+    def flush(self) -> None:
+        """Write what is queued."""
+
+    async def drained(self) -> bool:
+        """Wait until there is room again; False when the socket is gone."""
+
+    def too_slow(self) -> None:
+        """Close with 4408."""
+
+    def taken_over(self) -> None:
+        """Close with 4409."""
+
+    @property
+    def nonce(self) -> bytes:
+        """Tells this socket from others on the same isolated channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """Why a reader does not get simply what came after its cursor (protocol section 6)."""
+
+    reason: str
+    position: Cursor
+    channel_cursor: Cursor
+
+    def frame(self) -> bytes:
+        """As told to the client."""
+        return control(
+            "resync",
+            {
+                "reason": self.reason,
+                "from": str(self.position),
+                "channel_cursor": str(self.channel_cursor),
+            },
+        )
+
+
+class Relay:
+    """The hub's shell. One per gateway process."""
+
+    def __init__(self, broker: Broker, url: str, *, node_id: str) -> None:
+        self.broker = broker
+        self.hub = Hub(self)
+        self.on_heard: Callable[[bytes, bytes], bool] = lambda _channel, _message: False
+        self.subscriber = Subscriber(
+            url,
+            on_message=self._on_message,
+            on_read_end=self.flush,
+            on_restored=self._on_restored,
+            name=f"subscriber {node_id}",
+        )
+        self.on_latency: Callable[[list[int]], None] = lambda _sent_ms: None
+        self._opening: dict[bytes, asyncio.Task[Feed]] = {}
+        self._lingering: dict[bytes, asyncio.TimerHandle] = {}
+        self._repairing: set[bytes] = set()
+        self._refilling: dict[tuple[bytes, bytes], bool] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def stop(self) -> None:
+        """End everything under way."""
+        for handle in self._lingering.values():
+            handle.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.subscriber.stop()
+
+    # --- channels
+
+    async def open(self, channel: Channel, *, timeout_seconds: float) -> Feed:
+        """The channel's feed, subscribed and level. BrokerUnavailable when that takes too long.
+
+        Join it within the linger time: a feed that nobody reads is closed after that.
+        """
+        while True:
+            feed = self.hub.feed(channel)
+            if feed is not None and channel.live not in self._opening:
+                self._keep(channel)
+                self.release(feed)
+                return feed
+            task = self._opening.get(channel.live)
+            if task is None:
+                task = self._spawn(self._subscribe(channel))
+                self._opening[channel.live] = task
+                task.add_done_callback(lambda _: self._opening.pop(channel.live, None))
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await asyncio.shield(task)
+            except TimeoutError:
+                raise BrokerUnavailable(why="the subscription was not acknowledged") from None
+
+    async def _subscribe(self, channel: Channel) -> Feed:
+        feed = self.hub.feed(channel) or self.hub.add(channel)
+        try:
+            await self.subscriber.subscribe(channel.live)
+            newest, texts = await asyncio.gather(
+                self.broker.newest([channel]), self.broker.open_texts(channel)
+            )
+        except BaseException:
+            self.subscriber.unsubscribe(channel.live)
+            self.hub.remove(feed)
+            raise
+        feed.follower.restart(newest[0])
+        for entry in feed.follower.read([], end=True).entries:
+            self.hub.emit(feed, entry)
+        for text in texts:
+            delta = text.delta(0)
+            feed.texts.setdefault(delta.run, len(text.text))
+        if not feed.follower.level:
+            self.repair(feed)
+        self.release(feed)
+        return feed
+
+    def leave(self, feed: Feed, member: Member) -> None:
+        """A socket reads this channel no more."""
+        feed.live.pop(member, None)
+        feed.joining.pop(member, None)
+        self.release(feed)
+
+    def release(self, feed: Feed) -> None:
+        """Unsubscribe after a while if nobody reads the channel."""
+        live = feed.channel.live
+        if feed.idle and live not in self._lingering:
+            loop = asyncio.get_running_loop()
+            self._lingering[live] = loop.call_later(LINGER_SECONDS, self._close, feed)
+
+    def _keep(self, channel: Channel) -> None:
+        handle = self._lingering.pop(channel.live, None)
+        if handle is not None:
+            handle.cancel()
+
+    def _close(self, feed: Feed) -> None:
+        self._lingering.pop(feed.channel.live, None)
+        if feed.idle and self.hub.feed(feed.channel) is feed:
+            self.subscriber.unsubscribe(feed.channel.live)
+            self.hub.remove(feed)
+
+    # --- joining: a socket becomes level with a channel
+
+    async def start(self, feed: Feed, after: Cursor | None) -> tuple[Start, Resync | None]:
+        """Where a reader that asks for ``after`` begins (None = from now on)."""
+        if after is None:
+            return Start(feed.follower.position, None), None
+        if after in (ZERO, feed.follower.position):
+            return Start(after, None), None
+        glance = await self.broker.glance(feed.channel, after)
+        start = judge(after, glance)
+        if start.reason is None:
+            return start, None
+        self.hub.counters.resyncs += 1
+        return start, Resync(start.reason, start.position, glance.newest or ZERO)
+
+    def unknown_cursor(self, feed: Feed) -> Resync:
+        """The answer to a cursor that is none: nothing is replayed."""
+        self.hub.counters.resyncs += 1
+        return Resync("unknown_cursor", feed.follower.position, feed.follower.position)
+
+    def join(
+        self, feed: Feed, socket: Socket, position: Cursor, *, then: Callable[[Cursor], None] | None = None
+    ) -> None:
+        """Feed the socket from ``position`` until it is level; ``then`` runs at that moment."""
+        self._keep(feed.channel)
+        level = feed.follower.level and position == feed.follower.position
+        feed.joining[socket] = Joining(Follower(position, level=level))
+        self._spawn(self._catch_up(feed, socket, then))
+
+    async def _catch_up(
+        self, feed: Feed, socket: Socket, then: Callable[[Cursor], None] | None = None
+    ) -> None:
+        joining = feed.joining[socket]
+        follower = joining.follower
+        while feed.joining.get(socket) is joining:
+            try:
+                if not follower.level:
+                    if not await self._read_on(feed, socket, follower):
+                        return
+                    continue
+                joining.deltas = []
+                texts = await self.broker.open_texts(feed.channel)
+            except BrokerUnavailable:
+                # The socket stays; readiness tells, and the next restoration goes on from here.
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if not follower.level:
+                joining.deltas = None
+                continue
+            if feed.joining.get(socket) is not joining:
+                return
+            for text in texts:
+                self.hub.snapshot(feed, socket, text.delta(0))
+            if then is not None:
+                then(follower.position)
+            self.hub.level(feed, socket)
+            self.flush()
+            socket.flush()
+            return
+
+    async def _read_on(self, feed: Feed, socket: Socket, follower: Follower) -> bool:
+        """One page of the log to one socket. False when the socket is gone."""
+        entries, end = await self.broker.read(feed.channel, follower.position)
+        page = follower.read(entries, end=end)
+        for entry in page.entries:
+            while not self.hub.write(feed, socket, entry):
+                socket.flush()
+                if not await self._room(socket):
+                    return False
+            self.hub.counters.replayed += 1
+        socket.flush()
+        if page.hole:
+            resync = await self._judge_anew(feed, follower)
+            if resync is not None:
+                socket.send(resync.frame())
+        return True
+
+    async def _room(self, socket: Socket) -> bool:
+        try:
+            async with asyncio.timeout(SLOW_SECONDS):
+                return await socket.drained()
+        except TimeoutError:
+            socket.too_slow()
+            return False
+
+    async def _judge_anew(self, feed: Feed, follower: Follower) -> Resync | None:
+        """The log does not continue a position: find out why, and where to go on."""
+        glance = await self.broker.glance(feed.channel, follower.position)
+        start = judge(follower.position, glance)
+        if start.reason is None:
+            # It is there, but what followed it is not: that part was trimmed away.
+            start = Start(ZERO, "expired")
+        follower.restart(start.position)
+        self.hub.counters.resyncs += 1
+        return Resync(start.reason or "", start.position, glance.newest or ZERO)
+
+    # --- what the hub needs
+
+    def repair(self, feed: Feed) -> None:
+        """Read a feed's log from its position until it is level again. One task per feed."""
+        if feed.channel.live not in self._repairing:
+            self._repairing.add(feed.channel.live)
+            self._spawn(self._repair(feed))
+
+    async def _repair(self, feed: Feed) -> None:
+        follower = feed.follower
+        try:
+            while not follower.level and self.hub.feed(feed.channel) is feed:
+                try:
+                    entries, end = await self.broker.read(feed.channel, follower.position)
+                    page = follower.read(entries, end=end)
+                    for entry in page.entries:
+                        self.hub.counters.repaired += 1
+                        self.hub.emit(feed, entry)
+                    if page.hole:
+                        resync = await self._judge_anew(feed, follower)
+                        if resync is not None:
+                            self._tell_all(feed, resync)
+                except BrokerUnavailable:
+                    await asyncio.sleep(RETRY_SECONDS)
+                self.flush()
+        finally:
+            self._repairing.discard(feed.channel.live)
+
+    def _tell_all(self, feed: Feed, resync: Resync) -> None:
+        frame = resync.frame()
+        for member in feed.live:
+            _socket(member).send(frame)
+
+    def refill(self, feed: Feed, run: bytes) -> None:
+        """A delta was missed: read the kept text. One task per run."""
+        key = (feed.channel.live, run)
+        again = key in self._refilling
+        self._refilling[key] = again
+        feed.missed_texts.add(run)
+        if not again:
+            self._spawn(self._refill(feed, run))
+
+    async def _refill(self, feed: Feed, run: bytes) -> None:
+        key = (feed.channel.live, run)
+        try:
+            while True:
+                self._refilling[key] = False
+                text = await self.broker.text(feed.channel, run.decode())
+                if text is not None:
+                    known = min(feed.texts.get(run, 0), len(text.text))
+                    if len(text.text) > known:
+                        self.hub.emit_delta(feed, text.delta(known))
+                if not self._refilling[key]:
+                    return
+        except BrokerUnavailable:
+            return  # the next delta, or a later reader's snapshot, asks again
+        finally:
+            del self._refilling[key]
+            feed.missed_texts.discard(run)
+            self.flush()
+
+    def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
+        """A socket without room: wait for it, then feed it from the log."""
+        feed.joining[member] = Joining(Follower(after))
+        self._spawn(self._feed_when_drained(feed, _socket(member)))
+
+    async def _feed_when_drained(self, feed: Feed, socket: Socket) -> None:
+        if await self._room(socket):
+            await self._catch_up(feed, socket)
+
+    def taken_over(self, feed: Feed, by: bytes) -> None:
+        """Close the sockets of an isolated channel but the one that took it up."""
+        for member in [*feed.live, *feed.joining]:
+            socket = _socket(member)
+            if socket.nonce != by:
+                socket.taken_over()
+
+    def withheld(self, feed: Feed, entry: Entry) -> None:
+        """Somebody published to a channel that is not the event's owner's."""
+        log.error(
+            "isolation_violation", channel=feed.channel.live.decode(), run=entry.run.decode()
+        )
+
+    # --- the subscriber's callbacks
+
+    def _on_message(self, channel: bytes, message: bytes) -> None:
+        if self.on_heard(channel, message):
+            return
+        try:
+            self.hub.on_message(channel, message)
+        except ValueError:
+            log.error("malformed_message", channel=channel.decode(errors="replace"))
+
+    def _on_restored(self, _channels: Collection[bytes]) -> None:
+        """Subscribed again after a gap: what was published meanwhile is in the logs only."""
+        for feed in self.hub.feeds():
+            feed.follower.lose_touch()
+            self.repair(feed)
+            for run in list(feed.texts):
+                self.refill(feed, run)
+
+    def flush(self) -> None:
+        """Write what this turn has put into outboxes: one write per socket."""
+        dirty, self.hub.dirty = self.hub.dirty, {}
+        for member in dirty:
+            _socket(member).flush()
+        if self.hub.newest_ms:
+            sent_ms, self.hub.newest_ms = self.hub.newest_ms, []
+            self.on_latency(sent_ms)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, BrokerUnavailable):
+                log.error("relay_task_failed", exc_info=error)
+
+
+def _socket(member: Member) -> Socket:
+    return cast("Socket", member)  # the hub only ever gets sockets from here

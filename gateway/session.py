@@ -1,0 +1,222 @@
+"""One client's side of the conversation: its frames, read and checked (protocol section 6).
+
+Pure: text and the time in, commands out. The socket carries the commands out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from broker import cursor
+from broker.channels import Mode, check_id
+from broker.cursor import Cursor
+
+MAX_BAD_FRAMES: Final = 20
+"""Bad frames within :data:`MISUSE_SECONDS` that close the connection with 4400."""
+
+MISUSE_SECONDS: Final = 60.0
+
+LEGACY_TEXT_FIELDS: Final = {
+    "user_message": ("content", "text", "message"),
+    "chat": ("content", "text", "message"),
+    "start_agent": ("query", "content", "message"),
+    "agent_request": ("message", "content", "query"),
+}
+"""V2 type → where its text may be, in payload or at the top; only in legacy mode."""
+
+
+class FrameError(Exception):
+    """A frame that is answered with ``error``; ``bad`` ones count towards 4400."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        ref: str | None = None,
+        retryable: bool = False,
+        bad: bool = True,
+    ) -> None:
+        self.code, self.message, self.ref = code, message, ref
+        self.retryable, self.bad = retryable, bad
+        super().__init__(f"{code}: {message}")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A valid frame of a client; ``ref`` is its ``id``."""
+
+    ref: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage(Command):
+    """Start a run. The frame's ``id`` is the message id: the same again gives the same run."""
+
+    content: Any
+    thread_id: str | None
+    agent: str | None
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StopAgent(Command):
+    """End a run."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserInput(Command):
+    """Answer an ``input_required``."""
+
+    run_id: str
+    request_id: str
+    content: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Command):
+    """Read a run's channel too (factory strict)."""
+
+    run_id: str
+    after: Cursor | None
+    bad_cursor: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Detach(Command):
+    """Read it no more."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRefresh(Command):
+    """A new token for the same subject."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Command):
+    """Are you there?"""
+
+    payload: dict[str, Any]
+
+
+class Session:
+    """Reads one connection's frames, and counts what was wrong with them."""
+
+    __slots__ = ("_bad", "_legacy", "_max_message_bytes")
+
+    def __init__(self, mode: Mode, *, max_message_bytes: int) -> None:
+        self._legacy = mode is Mode.LEGACY
+        self._max_message_bytes = max_message_bytes
+        self._bad: deque[float] = deque(maxlen=MAX_BAD_FRAMES)
+
+    def receive(self, text: bytes) -> Command:
+        """The command in a text message, or :class:`FrameError`."""
+        if len(text) > self._max_message_bytes:
+            raise FrameError(
+                "message_too_large", f"a message has at most {self._max_message_bytes} bytes"
+            )
+        try:
+            frame = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise FrameError("bad_json", "a frame is one JSON object in UTF-8") from None
+        if not isinstance(frame, dict):
+            raise FrameError("bad_frame", "a frame is a JSON object")
+        ref = frame.get("id")
+        if ref is not None:
+            ref = _checked(frame, "id", ref=None)
+        kind = frame.get("type")
+        if not isinstance(kind, str):
+            raise FrameError("bad_frame", "type must be a string", ref=ref)
+        payload = frame.get("payload", {})
+        if not isinstance(payload, dict):
+            raise FrameError("bad_frame", "payload must be an object", ref=ref)
+        if self._legacy and kind in LEGACY_TEXT_FIELDS:
+            kind, payload = "user_message", _from_legacy(kind, frame, payload)
+        return _command(kind, ref, payload)
+
+    def misused(self, now: float) -> bool:
+        """Count a bad frame; true when it was one too many."""
+        self._bad.append(now)
+        return len(self._bad) == MAX_BAD_FRAMES and now - self._bad[0] < MISUSE_SECONDS
+
+
+def _command(kind: str, ref: str | None, payload: dict[str, Any]) -> Command:
+    if kind == "user_message":
+        return _message(ref, payload)
+    if kind == "ping":
+        return Ping(ref, payload)
+    if kind == "auth_refresh":
+        token = payload.get("token")
+        if not isinstance(token, str):
+            raise FrameError("bad_frame", "token must be a string", ref=ref)
+        return AuthRefresh(ref, token)
+    if kind not in ("stop_agent", "attach", "detach", "user_input"):
+        raise FrameError(
+            "unknown_type",
+            "valid are user_message, stop_agent, user_input, attach, detach, auth_refresh, ping",
+            ref=ref,
+        )
+    run_id = _checked(payload, "run_id", ref=ref)
+    if kind == "stop_agent":
+        return StopAgent(ref, run_id)
+    if kind == "detach":
+        return Detach(ref, run_id)
+    if kind == "user_input":
+        if "content" not in payload:
+            raise FrameError("bad_frame", "content is required", ref=ref)
+        request_id = _checked(payload, "request_id", ref=ref)
+        return UserInput(ref, run_id, request_id, payload["content"])
+    after = payload.get("after")
+    if after is None:
+        return Attach(ref, run_id, None, bad_cursor=False)
+    try:
+        return Attach(ref, run_id, cursor.parse(after), bad_cursor=False)
+    except (ValueError, TypeError):
+        return Attach(ref, run_id, None, bad_cursor=True)
+
+
+def _message(ref: str | None, payload: dict[str, Any]) -> SendMessage:
+    content = payload.get("content")
+    if not isinstance(content, str | dict) or not content:
+        raise FrameError("bad_frame", "content must be a non-empty string or object", ref=ref)
+    metadata = payload.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise FrameError("bad_frame", "metadata must be an object", ref=ref)
+    optional = {
+        name: _checked(payload, name, ref=ref) if payload.get(name) is not None else None
+        for name in ("thread_id", "agent")
+    }
+    return SendMessage(ref, content, optional["thread_id"], optional["agent"], metadata)
+
+
+def _checked(fields: dict[str, Any], name: str, *, ref: str | None) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise FrameError("bad_frame", f"{name} must be a string", ref=ref)
+    try:
+        return check_id(value)
+    except ValueError as error:
+        raise FrameError("bad_frame", f"{name} {error}", ref=ref) from None
+
+
+def _from_legacy(kind: str, frame: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
+    fields = {**frame, **payload}
+    for name in LEGACY_TEXT_FIELDS[kind]:
+        if fields.get(name):
+            return {
+                "content": fields[name],
+                "thread_id": fields.get("thread_id"),
+                "agent": fields.get("agent"),
+                "metadata": fields.get("metadata"),
+            }
+    return {}

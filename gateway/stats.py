@@ -1,0 +1,80 @@
+"""Figures, measured: a latency histogram, and this gateway's report (protocol section 7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+BUCKETS_PER_DOUBLING: Final = 8
+"""Each bucket is 9 % wider than the one before: percentiles are right to that."""
+
+_FIRST_MS: Final = 0.25
+
+
+class Latency:
+    """Counts of latencies in buckets that double every eight, from a quarter of a millisecond."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self, counts: Mapping[int, int] | None = None) -> None:
+        self.counts: dict[int, int] = dict(counts or {})
+
+    def add(self, milliseconds: float) -> None:
+        """Count one."""
+        at = (
+            math.ceil(math.log2(milliseconds / _FIRST_MS) * BUCKETS_PER_DOUBLING)
+            if milliseconds > _FIRST_MS
+            else 0
+        )
+        self.counts[at] = self.counts.get(at, 0) + 1
+
+    def merge(self, counts: Mapping[int, int]) -> None:
+        """Add another gateway's counts."""
+        for at, count in counts.items():
+            self.counts[at] = self.counts.get(at, 0) + count
+
+    def percentile(self, percent: float) -> float | None:
+        """The upper edge, in ms, of the bucket in which the percentile lies; None without data."""
+        total = sum(self.counts.values())
+        if not total:
+            return None
+        wanted = total * percent / 100
+        seen = 0
+        for at in sorted(self.counts):
+            seen += self.counts[at]
+            if seen >= wanted:
+                break
+        return round(_FIRST_MS * 2 ** (at / BUCKETS_PER_DOUBLING), 3)
+
+    def percentiles(self) -> dict[str, float | None]:
+        """As ``/ws/stats`` shows them."""
+        return {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
+
+
+def summed(reports: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Field by field."""
+    total: dict[str, int] = {}
+    for report in reports:
+        for name, count in report.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def runs_view(counters: Mapping[str, int], open_states: Mapping[str, int]) -> dict[str, Any]:
+    """The fleet's run counters (``agent\\nword`` → count) and open runs by state, as shown."""
+    by_agent: dict[str, dict[str, int]] = {}
+    by_status: dict[str, int] = {}
+    for name, count in counters.items():
+        agent, _, word = name.partition("\n")
+        row = by_agent.setdefault(agent, {"total": 0, "incomplete": 0, "abandoned": 0})
+        if word in row:
+            row[word] += count
+        if word not in ("total", "incomplete", "published"):
+            by_status[word] = by_status.get(word, 0) + count
+    completed = sum(row["total"] for row in by_agent.values())
+    return {
+        "by_state": {**open_states, "completed": completed},
+        "by_status": by_status,
+        "by_agent": by_agent,
+    }
