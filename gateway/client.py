@@ -13,7 +13,7 @@ import inspect
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -215,7 +215,7 @@ class ChatClient:
         """The gateway's ``pong``: the same payload and ``server_time``."""
         return await self._ask("ping", payload or {})
 
-    async def events(self) -> AsyncIterator[Frame]:
+    async def events(self) -> AsyncGenerator[Frame, None]:
         """Every event once, in the log's order, until :meth:`close`.
 
         Among them what must not be missed: ``resync`` frames (events may be missing, or come
@@ -229,7 +229,7 @@ class ChatClient:
             if kind not in CONTROL or kind == "resync" or (kind == "error" and "ref" not in frame):
                 yield frame
 
-    async def frames(self) -> AsyncIterator[Frame]:
+    async def frames(self) -> AsyncGenerator[Frame, None]:
         """Every frame as it came, control frames included; else as :meth:`events`."""
         while True:
             frame = await self._inbox.get()

@@ -6,6 +6,8 @@ started as a demo: the tokens are signed with a key that was made for this one s
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -47,18 +49,19 @@ class DemoConfig:
     """One start of the demo. ``secret`` is the key of its tokens, HS256."""
 
     secret: str = field(repr=False)
-    agents: tuple[str, ...] = AGENTS
+    clock: Callable[[], float] = time.time
 
     def session(self) -> dict[str, Any]:
         """The body of ``GET /demo/session``."""
-        return {"users": list(USERS), "agents": list(self.agents), "samples": list(SAMPLES)}
+        return {"users": list(USERS), "agents": list(AGENTS), "samples": list(SAMPLES)}
 
-    def token(self, user: str, now: float) -> dict[str, str]:
-        """The body of ``POST /demo/token``; ``KeyError`` for who is no user of the demo."""
+    def token(self, user: str) -> dict[str, str] | None:
+        """The body of ``POST /demo/token``; ``None`` for who is no user of the demo."""
         if user not in {known["id"] for known in USERS}:
-            raise KeyError(user)
+            return None
+        now = int(self.clock())
         token = issue_token(
             secret=self.secret, alg="HS256", user=user, ttl_seconds=TOKEN_SECONDS, now=now
         )
-        expires_at = datetime.fromtimestamp(int(now) + TOKEN_SECONDS, UTC)
+        expires_at = datetime.fromtimestamp(now + TOKEN_SECONDS, UTC)
         return {"token": token, "expires_at": expires_at.isoformat().replace("+00:00", "Z")}

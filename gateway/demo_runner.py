@@ -8,7 +8,6 @@ import secrets
 import signal
 import socket
 import sys
-import time
 import webbrowser
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -20,12 +19,13 @@ from rich.console import Console
 from broker import events
 from broker.config import Settings, load_settings
 from broker.embedded import EmbeddedRedis, tethered
-from broker.errors import ConfigurationError, RuncastError
+from broker.errors import RuncastError
 from broker.logs import configure_logging
+from gateway.app import Gateway
 from gateway.client import ChatClient, Rejected
 from gateway.console import show_event
 from gateway.demo import SAMPLES, USERS, DemoConfig
-from gateway.node import Gateway
+from gateway.serve import port_refused
 
 WORKER: Final = "agents_sdk.demo:worker"
 ROOT: Final = str(Path(__file__).resolve().parent.parent)
@@ -93,7 +93,8 @@ async def _demo(*, port: int, once: bool, open_page: bool) -> int:
         if once:
             return 1 if missing else 0
         names = " and ".join(user["name"] for user in USERS)
-        out.print(f"\nChat page: {address}   (log in as {names}; Ctrl-C stops everything)")
+        out.print(f"\nChat page: {address}", soft_wrap=True)
+        out.print(f"Log in as {names}. Ctrl-C stops everything.", style="dim")
         if open_page:
             await asyncio.to_thread(webbrowser.open, address)
         raise await _part_ended(worker, redis)
@@ -114,16 +115,13 @@ def _demo_settings(port: int, secret: str) -> Settings:
 
 def _require_free(host: str, port: int) -> None:
     """Told before anything starts; several gateways may otherwise share a port without a word."""
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigurationError(
-                setting=f"port {port}",
-                why=error.strerror or str(error),
-                todo=f"Choose another one: runcast demo --port {port + 1}, or --port 0 for any.",
-            ) from None
+            raise port_refused(host, port, error) from None
 
 
 async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
@@ -164,13 +162,13 @@ async def _sample(
     """Ask the first sample as the first user; what did not come of all five and its success."""
     user, sample = USERS[0], SAMPLES[0]
 
-    def token() -> str:
-        return config.token(user["id"], time.time())["token"]
-
+    login = config.token(user["id"])
+    if login is None:
+        raise DemoFailed(f"{user['id']} is no user of the demo.")
     url = address.replace("http://", "ws://") + "ws"
     out.print(f"\n{user['name']} asks about: {sample['title']}", style="bold")
     missing = list(events.LIFECYCLE)
-    async with ChatClient(url, token=token) as chat:
+    async with ChatClient(url, token=login["token"]) as chat:
         run_id = await _send(chat, sample["content"], worker)
         async for event in chat.events():
             if event.get("run_id") != run_id or event["type"] == events.AGENT_DELTA:

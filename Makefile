@@ -1,0 +1,84 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint format types unit integration critical chaos browser bench clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# Test processes: more than two cores' worth, because most tests wait for a socket.
+JOBS ?= 4
+PYTEST := $(BIN)/python -m pytest -q
+PARALLEL := -n $(JOBS) --dist worksteal
+
+# Ctrl-C belongs to the demo alone: as a job of its own it gets the signal, make does not, and make
+# ends with the demo's exit status. Should make itself be killed, the kernel ends the demo (setpriv).
+SETPRIV := $(shell setpriv --pdeathsig TERM true 2>/dev/null && echo setpriv --pdeathsig TERM)
+JOB := $(if $(SETPRIV),set -m; $(SETPRIV))
+
+help: ## Show this list
+	@echo "make TARGET [ARGS=…] [PYTHON=python3.12] [JOBS=4]"; echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## Redis, gateway, worker and chat page on this machine (ARGS=--once: one sample, then stop)
+	@$(JOB) $(BIN)/runcast demo $(ARGS); exit $$?
+
+test: $(VENV)/.test ## Run the unit, integration, mission-critical and chaos tests
+	$(PYTEST) $(PARALLEL) $(wildcard tests/unit tests/integration tests/mission_critical tests/chaos) $(ARGS)
+
+check: lint types unit ## What to run before each commit
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+unit: $(VENV)/.test ## Pure modules: no network, no Redis
+	$(PYTEST) $(PARALLEL) tests/unit $(ARGS)
+
+integration: $(VENV)/.test ## Against a real Redis
+	$(PYTEST) $(PARALLEL) tests/integration $(ARGS)
+
+critical: $(VENV)/.test ## The promises, on what real clients receive
+	$(PYTEST) tests/mission_critical $(ARGS)
+
+chaos: $(VENV)/.test ## Kill and starve parts of a running system
+	$(PYTEST) tests/chaos $(ARGS)
+
+browser: $(VENV)/.browser ## The chat page in a real headless Chromium
+	$(PYTEST) tests/browser $(ARGS)
+
+bench: $(VENV)/.test ## Measure this machine; results are printed
+	$(PYTEST) tests/benchmarks $(ARGS)
+
+clean: ## Remove what make made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
+
+# A stamp per set of packages: installed again only when what is asked for has changed.
+INSTALL = @echo "Installing Runcast into $(VENV) ($(@F:.%=%)) …" && $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e . && touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test]' && touch $@ $(VENV)/.run
+
+$(VENV)/.browser: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test,browser]' && touch $@ $(VENV)/.test $(VENV)/.run
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.browser $(VENV)/.test $(VENV)/.run
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Runcast needs Python 3.11 or newer, and '$(PYTHON)' is not. Choose one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv (as root)." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

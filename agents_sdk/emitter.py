@@ -1,0 +1,318 @@
+"""One run's voice: everything it says is checked, numbered and ordered here.
+
+Accepting an event is synchronous, so whatever runs at the same time within one run (parallel tools,
+spawned tasks) yields one legal, strictly ordered sequence. Only its confirmation is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from agents_sdk import ending
+from agents_sdk.buffer import Buffer, Event, Item, Text
+from agents_sdk.deltas import Merger
+from agents_sdk.ending import Outcome
+from agents_sdk.errors import Reason, RunStopped
+from agents_sdk.payloads import Known, complete
+from broker import events
+from broker.errors import (
+    EventTooLarge,
+    InvalidEvent,
+    LifecycleError,
+    PublishError,
+    Refused,
+    RuncastError,
+)
+from broker.lifecycle import Lifecycle, State
+from broker.redis.publisher import Publication
+from broker.redis.runs import Claim
+from broker.redis.store import Limits
+
+log = structlog.get_logger(__name__)
+
+
+class Sink(Protocol):
+    """Where events go: the broker, or a recording one in tests of agents."""
+
+    async def publish(self, claim: Claim, publication: Publication) -> str:
+        """One attempt; the event's id."""
+
+    async def publish_delta(self, claim: Claim, *, offset: int, text: str) -> int:
+        """One attempt; the text's length after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """What a run may say and how long it waits. ``publish_timeout_seconds`` per call."""
+
+    limits: Limits
+    publish_timeout_seconds: float
+    require_all_events: bool = False
+
+
+class Emitter:
+    """Events and text of one claimed run, in the order in which the agent produced them."""
+
+    def __init__(self, claim: Claim, sink: Sink, voice: Voice) -> None:
+        self.claim = claim
+        self.lifecycle = Lifecycle()
+        self.lifecycle.new_attempt(claim.sent)
+        self.told: Reason | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self._sink, self._voice = sink, voice
+        self._seq = claim.seq
+        self._began = time.monotonic()
+        self._opened: dict[str, float] = {}
+        self._merger = Merger()
+        self._timer: asyncio.TimerHandle | None = None
+        self._text: list[str] = []
+        self._text_bytes = self._offset = 0
+        self._buffer = Buffer(self._send, run_id=claim.run_id, on_lost=self._on_lost)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event was accepted, or somebody else owns the run."""
+        return self.lifecycle.state is State.COMPLETED or self.told is Reason.LOST
+
+    def tell(self, reason: Reason) -> None:
+        """The run is to end. The first reason stays, but for a loss: that ends all writing."""
+        if self.told is None or reason is Reason.LOST:
+            self.told = reason
+        if reason is Reason.LOST:
+            self._cancel_timer()
+
+    def check(self) -> None:
+        """:class:`RunStopped` when the run was told to end."""
+        if self.told is not None:
+            raise RunStopped(run_id=self.claim.run_id, reason=self.told)
+
+    def begin(self) -> None:
+        """Say ``agent_started``, unless the agent has said it."""
+        if self.lifecycle.state is State.QUEUED and not self.ended:
+            self._accept(events.AGENT_STARTED, {"message": f"{self.claim.agent} started"})
+
+    def accept(self, event_type: str, given: Mapping[str, Any]) -> Event:
+        """Take one of the five, in plain or full form; it is ordered when this returns.
+
+        :raises InvalidEvent: the payload does not fit.
+        :raises LifecycleError: the run's state does not allow it.
+        :raises EventTooLarge: encoded, it is over the limit.
+        :raises PublishError: the buffer is full: Redis has been away for long.
+
+        After any of these nothing has changed.
+        """
+        if event_type == events.AGENT_COMPLETED:
+            return self._complete(given)
+        if self._buffer.full:
+            raise self._buffer.unconfirmed()
+        if event_type != events.AGENT_STARTED and event_type in events.LIFECYCLE:
+            self.begin()
+        return self._accept(event_type, given)
+
+    async def confirmed(self, event: Event) -> str:
+        """The event's id, once it is in the log.
+
+        :raises PublishError: not in time; it is still sent when Redis is back.
+        :raises RunStopped: the broker refused it because the run is not this process's any more.
+        """
+        timeout = self._voice.publish_timeout_seconds
+        try:
+            return await self._buffer.confirmed(event, timeout_seconds=timeout)
+        except Refused as refused:
+            raise RunStopped(run_id=self.claim.run_id, reason=Reason.LOST) from refused
+
+    async def write(self, text: str) -> None:
+        """Append streamed text. Waits only when the buffer is full.
+
+        :raises InvalidEvent: not a string, or one that is not valid Unicode.
+        :raises EventTooLarge: the run's whole text is over the limit.
+        :raises PublishError: there was no room in time; the text was not taken.
+        """
+        size = self._size_of(text)
+        if not size:
+            return
+        if self._buffer.full:
+            await self._buffer.room(timeout_seconds=self._voice.publish_timeout_seconds)
+            self.check()
+        if self.lifecycle.state is State.COMPLETED:
+            raise LifecycleError(
+                state=self.lifecycle.state,
+                event_type=events.AGENT_DELTA,
+                why="nothing is accepted after agent_completed",
+            )
+        self.begin()
+        self._text.append(text)
+        self._text_bytes += size
+        self._merger.add(text)
+        wait = self._merger.wait(time.monotonic())
+        if wait == 0:
+            self._flush_text()
+            # A model that never waits would keep the event loop from sending what it says.
+            await asyncio.sleep(0)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait, self._flush_text)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Say the one terminal event; does nothing when it was said.
+
+        Never fails: a response that cannot be sent makes the run ``failed`` with the reason.
+        """
+        if self.ended:
+            return
+        try:
+            self._complete(self._terminal(outcome))
+        except (InvalidEvent, EventTooLarge) as error:
+            log.warning("response_refused", run_id=self.claim.run_id, why=str(error))
+            self._complete(self._terminal(ending.raised(error)))
+
+    async def flushed(self, *, timeout_seconds: float | None = None) -> None:
+        """Return once everything said is in the log, or the run is lost.
+
+        :raises PublishError: not in time.
+        """
+        timeout = (
+            self._voice.publish_timeout_seconds if timeout_seconds is None else timeout_seconds
+        )
+        await self._buffer.flushed(timeout_seconds=timeout)
+
+    def unconfirmed(self) -> PublishError:
+        """The error for a caller who does not wait any longer."""
+        return self._buffer.unconfirmed()
+
+    async def close(self) -> None:
+        """Give up what is not confirmed, and hold nothing any more."""
+        self._cancel_timer()
+        await self._buffer.close()
+
+    def _terminal(self, outcome: Outcome) -> dict[str, Any]:
+        response = outcome.response
+        if response is None and outcome.status == events.SUCCEEDED:
+            response = "".join(self._text)
+        payload = {"response": response, "complete": True, "status": outcome.status}
+        return payload if outcome.error is None else payload | {"error": outcome.error}
+
+    def _complete(self, given: Mapping[str, Any]) -> Event:
+        payload = self._filled(events.AGENT_COMPLETED, given)
+        events.check_payload(events.AGENT_COMPLETED, payload)
+        self._check_size(events.AGENT_COMPLETED, self._encoded(events.AGENT_COMPLETED, payload))
+        # A run that ends as cancelled before it began never says that it started.
+        if payload["status"] not in (events.CANCELLED, events.ABANDONED):
+            self.begin()
+        for call_id, tool in list(self.lifecycle.open_calls.items()):
+            error = ending.describe(ending.RUN_ENDED, "The run ended while this call was open")
+            closing = {"tool": tool, "call_id": call_id, "success": False, "error": error}
+            self._accept(events.TOOL_COMPLETED, closing)
+        missing = payload["missing"] = self.lifecycle.missing
+        if missing and self.lifecycle.state is not State.COMPLETED:
+            log.info("run_incomplete", run_id=self.claim.run_id, missing=missing)
+            if self._voice.require_all_events and payload["status"] == events.SUCCEEDED:
+                outcome = ending.incomplete(missing)
+                payload |= {"status": outcome.status, "response": None, "error": outcome.error}
+        return self._accept(events.AGENT_COMPLETED, payload)
+
+    def _accept(self, event_type: str, given: Mapping[str, Any]) -> Event:
+        payload = self._filled(event_type, given)
+        events.check_payload(event_type, payload)
+        body = self._encoded(event_type, payload)
+        self._check_size(event_type, body)
+        self.lifecycle.advance(event_type, payload)
+        self._flush_text()
+        self._seq += 1
+        opened = closed = None
+        if event_type == events.TOOL_EXECUTING:
+            opened = (payload["call_id"], payload["tool"])
+            self._opened[payload["call_id"]] = time.monotonic()
+        elif event_type == events.TOOL_COMPLETED:
+            closed = payload["call_id"]
+            del self._opened[closed]
+        event = Event(
+            Publication(
+                seq=self._seq,
+                event_type=event_type,
+                body=body,
+                state=self.lifecycle.state,
+                sent=self.lifecycle.flags,
+                call_opened=opened,
+                call_closed=closed,
+                status=payload["status"] if event_type == events.AGENT_COMPLETED else None,
+            )
+        )
+        self._buffer.put(event)
+        return event
+
+    def _filled(self, event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        known = Known(
+            now=time.monotonic(),
+            began=self._began,
+            opened=self._opened,
+            next_call_id=f"c{self._seq + 1}",  # unique in the run, over all of its attempts
+        )
+        return complete(event_type, given, self.lifecycle, known)
+
+    def _encoded(self, event_type: str, payload: Mapping[str, Any]) -> bytes:
+        claim = self.claim
+        return events.encode(
+            event_type=event_type,
+            user_id=claim.owner.user,
+            thread_id=claim.thread_id,
+            run_id=claim.run_id,
+            agent_name=claim.agent,
+            epoch_ms=time.time_ns() // 1_000_000,
+            payload=payload,
+            seq=self._seq + 1,
+            parent_run_id=claim.parent_run_id,
+            attempt=claim.attempt,
+        )
+
+    def _size_of(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise InvalidEvent(event_type=events.AGENT_DELTA, field="text", why="must be str")
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise InvalidEvent(
+                event_type=events.AGENT_DELTA, field="text", why="must be valid Unicode"
+            ) from None
+        if self._text_bytes + size > self._voice.limits.max_text_bytes:
+            raise self._too_large(events.AGENT_DELTA, self._text_bytes + size)
+        return size
+
+    def _check_size(self, event_type: str, body: bytes) -> None:
+        if len(body) > self._voice.limits.max_event_bytes:
+            raise self._too_large(event_type, len(body))
+
+    def _too_large(self, event_type: str, size: int) -> EventTooLarge:
+        subject = f"{event_type} of run {self.claim.run_id}"
+        return EventTooLarge(subject=subject, detail=f"{size} bytes")
+
+    def _flush_text(self) -> None:
+        self._cancel_timer()
+        if not self._merger:
+            return
+        for piece in self._merger.take(time.monotonic()):
+            size = len(piece.encode())
+            self._buffer.put(Text(self._offset, piece, size))
+            self._offset += size
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _send(self, item: Item) -> str:
+        if isinstance(item, Event):
+            return await self._sink.publish(self.claim, item.publication)
+        await self._sink.publish_delta(self.claim, offset=item.offset, text=item.text)
+        return ""
+
+    def _on_lost(self, error: RuncastError) -> None:
+        log.warning("run_lost", run_id=self.claim.run_id, why=str(error))
+        self.tell(Reason.LOST)
+        if self.on_lost is not None:
+            self.on_lost()

@@ -1,0 +1,123 @@
+"""Leases are renewed from a thread of their own, with a Redis connection of their own.
+
+So an agent that blocks the event loop, for however long, does not lose its run to the sweeper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from agents_sdk.errors import Reason
+from broker.channels import Keys
+from broker.errors import BrokerUnavailable, RuncastError
+from broker.redis.broker import Broker
+from broker.redis.client import RedisClient
+from broker.redis.runs import Claim
+from broker.redis.store import Limits
+
+log = structlog.get_logger(__name__)
+
+RENEWALS_PER_LEASE: Final = 3
+"""Two renewals may fail before a lease ends."""
+
+Notify = Callable[[Reason], None]
+
+
+class Leases:
+    """The runs that this process holds.
+
+    Its methods belong to the thread of the event loop that called :meth:`start`; there, too, the
+    notices are given.
+    """
+
+    def __init__(self, url: str, *, keys: Keys, limits: Limits, name: str) -> None:
+        self._url, self._keys, self._limits, self._name = url, keys, limits, name
+        self._held: dict[str, tuple[Claim, Notify]] = {}
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._thread_loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def start(self) -> None:
+        """Begin to renew what is held. Redis need not be there yet."""
+        self._loop = asyncio.get_running_loop()
+        running: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._renew_all(running)), name="leases", daemon=True
+        )
+        self._thread.start()
+        await running
+
+    async def stop(self) -> None:
+        """Renew nothing any more; the thread is gone when this returns."""
+        if self._thread is not None and self._thread_loop is not None:
+            self._thread_loop.call_soon_threadsafe(self._stopping.set)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    def hold(self, claim: Claim, notify: Notify) -> None:
+        """Renew ``claim`` from now on.
+
+        ``notify(STOP)`` when its user asked it to stop, ``notify(LOST)`` when it is not held any
+        more.
+        """
+        with self._lock:
+            self._held[claim.run_id] = claim, notify
+
+    def release(self, claim: Claim) -> None:
+        """Renew it no longer."""
+        with self._lock:
+            self._held.pop(claim.run_id, None)
+
+    def tell(self, run_id: str, reason: Reason) -> None:
+        """Pass a notice on, if the run is (still) held."""
+        held = self._held.get(run_id)
+        if held is not None:
+            held[1](reason)
+
+    async def _renew_all(self, running: asyncio.Future[None]) -> None:
+        self._thread_loop = asyncio.get_running_loop()
+        self._call_home(running.set_result, None)
+        client = RedisClient(self._url, name=f"{self._name} leases")
+        broker = Broker(client, keys=self._keys, limits=self._limits)
+        interval = self._limits.lease_seconds / RENEWALS_PER_LEASE
+        started = False
+        while not self._stopping.is_set():
+            try:
+                if not started:
+                    await client.start(timeout_seconds=interval)
+                    started = True
+                await self._renew(broker)
+            except (BrokerUnavailable, RuncastError, RedisError) as error:
+                log.warning("leases_not_renewed", held=len(self), why=str(error))
+            try:
+                async with asyncio.timeout(interval):
+                    await self._stopping.wait()
+            except TimeoutError:
+                continue
+        await client.stop()
+
+    async def _renew(self, broker: Broker) -> None:
+        with self._lock:
+            claims = [claim for claim, _ in self._held.values()]
+        if not claims:
+            return
+        for run_id, renewal in (await broker.renew(claims)).items():
+            if not renewal.held:
+                self._call_home(self.tell, run_id, Reason.LOST)
+            elif renewal.stop:
+                self._call_home(self.tell, run_id, Reason.STOP)
+
+    def _call_home(self, callback: Callable[..., object], *args: object) -> None:
+        assert self._loop is not None  # noqa: S101  # start() set it before the thread began
+        self._loop.call_soon_threadsafe(callback, *args)

@@ -1,0 +1,126 @@
+"""A process's tie to Redis for carrying runs; what :class:`Worker` and :class:`Publisher` share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from agents_sdk.emitter import Emitter, Voice
+from agents_sdk.errors import Reason
+from agents_sdk.ids import new_id
+from agents_sdk.leases import Leases
+from broker.channels import Keys
+from broker.config import Settings
+from broker.errors import ConfigurationError, PublishError
+from broker.redis.broker import Broker, Limits
+from broker.redis.client import RedisClient
+from broker.redis.runs import AgentSpec, Claim, RunRequest
+from broker.redis.subscriber import Subscriber
+
+log = structlog.get_logger(__name__)
+
+START_SECONDS: Final = 5.0
+"""How long a start waits for Redis."""
+
+
+class Link:
+    """One process's connections, the leases that it keeps, and its ear for stop notices.
+
+    Implements :class:`~agents_sdk.host.Host`.
+    """
+
+    def __init__(self, settings: Settings, *, kind: str, publish_timeout_seconds: float) -> None:
+        if settings.redis_url is None:
+            raise ConfigurationError(
+                setting="RUNCAST_REDIS_URL",
+                why=f"a {kind} needs the Redis that its gateways use, and none is given",
+                todo="Set it, for example to redis://127.0.0.1:6379 (`runcast redis` starts one).",
+            )
+        self.url = settings.redis_url
+        self.id = f"{kind}-{new_id()}"
+        self.keys = Keys(settings.prefix, settings.partitions)
+        limits = Limits(
+            history_events=settings.history_events,
+            history_ttl_seconds=settings.history_ttl_seconds,
+            max_event_bytes=settings.max_event_bytes,
+            lease_seconds=settings.lease_seconds,
+            queue_timeout_seconds=settings.queue_timeout_seconds,
+            stop_deadline_seconds=settings.stop_deadline_seconds,
+        )
+        self.voice = Voice(limits=limits, publish_timeout_seconds=publish_timeout_seconds)
+        self.client = RedisClient(self.url, name=self.id)
+        self.broker = self.sink = Broker(self.client, keys=self.keys, limits=limits)
+        self._leases = Leases(self.url, keys=self.keys, limits=limits, name=self.id)
+        self._subscriber = Subscriber(
+            self.url, on_message=self._on_notice, name=f"{self.id} notices"
+        )
+        self._leaving: dict[asyncio.Task[None], Emitter] = {}
+
+    async def start(self) -> None:
+        """Connect, and stay connected from then on.
+
+        :class:`~broker.errors.BrokerUnavailable` when Redis is not there in time; once started, it
+        outlives every later absence.
+        """
+        await self.client.start(timeout_seconds=START_SECONDS)
+        try:
+            await self._subscriber.start(timeout_seconds=START_SECONDS)
+            async with asyncio.timeout(START_SECONDS):
+                await self._subscriber.subscribe(self.keys.control(self.id))
+            await self._leases.start()
+        except BaseException:
+            await self._disconnect()
+            raise
+
+    async def stop(self, *, timeout_seconds: float) -> None:
+        """Wait until what was said is in the log, but no longer than that; then disconnect.
+
+        What is given up then is ended by the sweeper.
+        """
+        if self._leaving:
+            await asyncio.wait(list(self._leaving), timeout=timeout_seconds)
+        for task, emitter in list(self._leaving.items()):
+            log.error("events_given_up", run_id=emitter.claim.run_id)
+            await emitter.close()
+            await asyncio.wait([task])
+        await self._disconnect()
+
+    async def open_run(self, request: RunRequest) -> Claim:
+        """Register and claim a run that no client began; it waits for no other of its thread."""
+        spec = AgentSpec(name=request.agent, on_busy="parallel")
+        return await self.broker.open_run(request, spec, worker_id=self.id)
+
+    def hold(self, claim: Claim, notify: Callable[[Reason], None]) -> None:
+        """Keep the lease of ``claim``."""
+        self._leases.hold(claim, notify)
+
+    def leave(self, claim: Claim, emitter: Emitter) -> asyncio.Task[None]:
+        """See the run off: send the rest, however long Redis is away, then let the lease go."""
+        task = asyncio.create_task(self._see_off(claim, emitter), name=f"end of {claim.run_id}")
+        self._leaving[task] = emitter
+        task.add_done_callback(lambda done: self._leaving.pop(done, None))
+        return task
+
+    async def _see_off(self, claim: Claim, emitter: Emitter) -> None:
+        while True:
+            try:
+                await emitter.flushed()
+                break
+            except PublishError as error:
+                log.warning("run_waits_for_redis", run_id=claim.run_id, why=str(error))
+        self._leases.release(claim)
+        await emitter.close()
+
+    def _on_notice(self, _channel: bytes, payload: bytes) -> None:
+        word, _, rest = payload.decode().partition(" ")
+        if word == "stop":
+            _partition, _, run_id = rest.partition(" ")
+            self._leases.tell(run_id, Reason.STOP)
+
+    async def _disconnect(self) -> None:
+        await self._leases.stop()
+        await self._subscriber.stop()
+        await self.client.stop()

@@ -1,0 +1,231 @@
+"""A worker at work: takes requests, runs agents, and leaves nothing behind when it drains."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final
+
+import structlog
+
+from agents_sdk.agent import Agent
+from agents_sdk.errors import Reason
+from agents_sdk.execution import GRACE_SECONDS, Execution
+from agents_sdk.link import START_SECONDS, Link
+from broker.backoff import full_jitter
+from broker.config import Settings
+from broker.errors import BrokerUnavailable, ConfigurationError
+from broker.redis.queue import Request, RequestQueue
+from broker.redis.runs import Claim
+
+log = structlog.get_logger(__name__)
+
+ANNOUNCE_SECONDS: Final = 5.0
+RECLAIM_SECONDS: Final = 5.0
+"""How often requests of dead workers are looked for."""
+FLUSH_SECONDS: Final = 5.0
+"""How long a drain waits for Redis to take the last events, after the last run has ended."""
+
+
+class Service:
+    """One start of a worker. :meth:`start`, then :meth:`drain`, each once."""
+
+    def __init__(
+        self,
+        agents: Mapping[str, Agent],
+        settings: Settings,
+        *,
+        concurrency: int,
+        publish_timeout_seconds: float,
+    ) -> None:
+        if not agents:
+            raise ConfigurationError(
+                setting="Worker",
+                why="it has no agent",
+                todo='Declare one with @worker.agent("name").',
+            )
+        self._agents, self._concurrency = agents, concurrency
+        self._drain_seconds = settings.drain_seconds
+        self._link = Link(settings, kind="worker", publish_timeout_seconds=publish_timeout_seconds)
+        self._queue = RequestQueue(
+            self._link.url,
+            keys=self._link.keys,
+            consumer=self._link.id,
+            client=self._link.client,
+        )
+        self._serving: dict[str, asyncio.Task[None]] = {}
+        self._executions: dict[str, Execution] = {}
+        self._slot_freed = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+        self._acknowledging: set[asyncio.Task[None]] = set()
+
+    @property
+    def id(self) -> str:
+        """The worker's node id."""
+        return self._link.id
+
+    @property
+    def running(self) -> int:
+        """How many runs it carries now."""
+        return len(self._serving)
+
+    async def start(self) -> None:
+        """Connect, announce the agents, and only then take requests.
+
+        BrokerUnavailable when Redis is not there in time.
+        """
+        await self._link.start()
+        try:
+            await self._announce()
+            await self._queue.start(list(self._agents), timeout_seconds=START_SECONDS)
+        except BaseException:
+            await self._link.stop(timeout_seconds=0)
+            raise
+        self._loops = [
+            asyncio.create_task(self._take_requests(), name="take requests"),
+            asyncio.create_task(self._keep_announcing(), name="announce agents"),
+        ]
+        log.info(
+            "worker_started",
+            worker=self.id,
+            agents=sorted(self._agents),
+            concurrency=self._concurrency,
+        )
+
+    async def drain(self) -> None:
+        """Take nothing more, and leave nothing behind.
+
+        Runs may finish within the drain time; the rest is cancelled; every last event is seen into
+        the log; then it disconnects.
+        """
+        self._draining.set()
+        log.info("worker_draining", worker=self.id, running=self.running)
+        await self._queue.stop()
+        for loop in self._loops:
+            # A second drain, or a cancelled one, still ends here.
+            await asyncio.wait([loop])
+        await self._all_served(self._drain_seconds)
+        for execution in list(self._executions.values()):
+            execution.cancel(Reason.SHUTDOWN)
+        await self._all_served(GRACE_SECONDS + FLUSH_SECONDS)
+        if self._acknowledging:
+            await asyncio.wait(list(self._acknowledging), timeout=FLUSH_SECONDS)
+        await self._link.stop(timeout_seconds=FLUSH_SECONDS)
+        for task in self._serving.values():
+            task.cancel()
+        if self._serving:
+            log.warning("agents_left_behind", worker=self.id, runs=sorted(self._serving))
+        log.info("worker_stopped", worker=self.id)
+
+    async def _all_served(self, timeout_seconds: float) -> None:
+        if self._serving:
+            await asyncio.wait(list(self._serving.values()), timeout=timeout_seconds)
+
+    async def _take_requests(self) -> None:
+        delays = None
+        reclaim_at = time.monotonic()
+        while await self._free_slot():
+            free = self._concurrency - len(self._serving)
+            try:
+                if time.monotonic() >= reclaim_at:
+                    reclaim_at = time.monotonic() + RECLAIM_SECONDS
+                    requests = await self._queue.reclaim(free)
+                else:
+                    requests = await self._queue.take(free)
+                delays = None
+            except BrokerUnavailable:
+                delays = delays or full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
+                await self._unless_draining(next(delays))
+                continue
+            for request in requests:
+                self._serve(request)
+
+    async def _free_slot(self) -> bool:
+        """True once a run can be taken; False when draining."""
+        while not self._draining.is_set() and len(self._serving) >= self._concurrency:
+            self._slot_freed.clear()
+            await self._first_of(self._slot_freed.wait(), self._draining.wait())
+        return not self._draining.is_set()
+
+    def _serve(self, request: Request) -> None:
+        if request.run_id in self._serving:  # queued twice, and carried here already
+            self._acknowledge(request)
+            return
+        task = asyncio.create_task(self._carry(request), name=f"serve {request.run_id}")
+        self._serving[request.run_id] = task
+        task.add_done_callback(lambda _: self._served(request.run_id))
+
+    def _served(self, run_id: str) -> None:
+        task = self._serving.pop(run_id)
+        self._executions.pop(run_id, None)
+        self._slot_freed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("run_not_carried", run_id=run_id, exc_info=error)
+
+    async def _carry(self, request: Request) -> None:
+        claim = await self._claim(request)
+        if claim is None:
+            return
+        agent = self._agents[claim.agent]
+        execution = Execution(self._link, claim, agent.function, agent.spec)
+        self._executions[claim.run_id] = execution
+        await execution.conduct()
+        await execution.wait_gone()
+
+    async def _claim(self, request: Request) -> Claim | None:
+        """Claim, through outages: the same worker may claim again, should the reply be lost."""
+        delays = full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
+        while True:
+            try:
+                claim = await self._link.broker.claim(
+                    request.partition, request.run_id, worker_id=self.id
+                )
+            except BrokerUnavailable:
+                if self._draining.is_set():
+                    return None
+                await self._unless_draining(next(delays))
+            else:
+                self._acknowledge(request)
+                return claim
+
+    def _acknowledge(self, request: Request) -> None:
+        """Take the request off the queue, by and by: what is left there is harmless."""
+        task = asyncio.create_task(self._done(request))
+        self._acknowledging.add(task)
+        task.add_done_callback(self._acknowledging.discard)
+
+    async def _done(self, request: Request) -> None:
+        try:
+            await self._queue.done([request])
+        except BrokerUnavailable as error:
+            log.debug("request_left_in_queue", run_id=request.run_id, why=str(error))
+
+    async def _keep_announcing(self) -> None:
+        while await self._unless_draining(ANNOUNCE_SECONDS):
+            try:
+                await self._announce()
+            except BrokerUnavailable as error:
+                log.warning("agents_not_announced", worker=self.id, why=str(error))
+
+    async def _announce(self) -> None:
+        await self._link.broker.announce([agent.spec for agent in self._agents.values()])
+
+    async def _unless_draining(self, seconds: float) -> bool:
+        """Wait; False as soon as the drain begins."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._draining.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    async def _first_of(self, *waits: Awaitable[Any]) -> None:
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()

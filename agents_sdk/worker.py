@@ -1,0 +1,136 @@
+"""What an agent author declares, and how it is started."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from agents_sdk.agent import Agent, AgentFunction, declare
+from agents_sdk.service import Service
+from broker.config import Settings, load_settings
+from broker.errors import ConfigurationError
+from broker.redis.runs import AgentSpec, OnBusy
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """A process's agents. Declaring needs no Redis; only starting does.
+
+    ``redis_url``: absent = ``RUNCAST_REDIS_URL``. ``concurrency``: most runs at once; a worker
+    takes no more than it can run. ``publish_timeout_seconds``: longest wait of one call of a run's
+    method. ``settings``: all of them, given in place of the environment and ``redis_url``.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        *,
+        concurrency: int = 100,
+        publish_timeout_seconds: float = 30.0,
+        settings: Settings | None = None,
+    ) -> None:
+        if concurrency < 1:
+            raise ConfigurationError(
+                setting="Worker(concurrency=…)",
+                why="must be 1 or more",
+                todo="Leave it out for 100.",
+            )
+        self.redis_url, self.concurrency = redis_url, concurrency
+        self.publish_timeout_seconds = publish_timeout_seconds
+        self.settings = settings
+        self.agents: dict[str, Agent] = {}
+
+    def agent(
+        self,
+        name: str,
+        *,
+        retries: int = 0,
+        require_all_events: bool = False,
+        on_busy: OnBusy = "queue",
+        timeout_seconds: float | None = None,
+    ) -> Callable[[AgentFunction], Agent]:
+        """For an ``async def`` function that takes a :class:`Run`; what it returns is the response.
+
+        ``retries``: how often a run is given to another worker after its worker was lost; the agent
+        must bear to be run again. ``require_all_events``: a run that leaves one of the five events
+        out fails. ``on_busy``: what a message means for a thread with an open run.
+        ``timeout_seconds``: after that the run fails with code ``timeout``.
+        """
+
+        def decorate(function: AgentFunction) -> Agent:
+            if name in self.agents:
+                raise ConfigurationError(
+                    setting=f"agent {name!r}",
+                    why="this worker has one of that name",
+                    todo="Choose another name.",
+                )
+            spec = AgentSpec(
+                name=name,
+                retries=retries,
+                require_all_events=require_all_events,
+                on_busy=on_busy,
+                timeout_seconds=timeout_seconds,
+            )
+            self.agents[name] = agent = declare(function, spec)
+            return agent
+
+        return decorate
+
+    def run(self, *, on_ready: Callable[[Service], None] | None = None) -> None:
+        """Work until SIGTERM or SIGINT, drain, and return.
+
+        A second signal ends the process at once. ``on_ready`` is called when requests are taken.
+
+        :raises ConfigurationError: a setting cannot work, or no agent is declared.
+        :raises BrokerUnavailable: Redis cannot be reached at the start.
+        """
+        if sys.platform != "win32" and sys.implementation.name == "cpython":
+            import uvloop  # noqa: PLC0415  # not to be had on the other platforms
+
+            uvloop.run(self.serve(on_ready=on_ready))
+        else:
+            asyncio.run(self.serve(on_ready=on_ready))
+
+    async def serve(self, *, on_ready: Callable[[Service], None] | None = None) -> None:
+        """:meth:`run` for a program with an event loop of its own. Must be in the main thread."""
+        loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+        def ask(number: signal.Signals) -> None:
+            log.info("signal_received", signal=number.name)
+            for each in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(each)
+                signal.signal(each, signal.SIG_DFL)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ask, number)
+        try:
+            async with self.running() as service:
+                if on_ready is not None:
+                    on_ready(service)
+                await asked.wait()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Service]:
+        """Work while inside; leaving drains. Takes requests from the moment it is entered."""
+        settings = self.settings or load_settings(redis_url=self.redis_url)
+        service = Service(
+            self.agents,
+            settings,
+            concurrency=self.concurrency,
+            publish_timeout_seconds=self.publish_timeout_seconds,
+        )
+        await service.start()
+        try:
+            yield service
+        finally:
+            await service.drain()

@@ -1,0 +1,205 @@
+"""``runcast gateway`` and ``runcast redis``: processes that serve until they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from broker.config import Settings, state_dir
+from broker.embedded import EmbeddedRedis
+from broker.errors import ConfigurationError, RuncastError
+from broker.logs import configure_logging
+from gateway.app import Gateway
+
+STOP_MARGIN_SECONDS: Final = 10.0
+"""What a process may take beyond its drain before it is killed."""
+_PR_SET_PDEATHSIG: Final = 1
+
+log = structlog.get_logger(__name__)
+
+
+class PartEnded(RuncastError):
+    """A process that the command needs has ended by itself."""
+
+
+def serve(settings: Settings, *, processes: int) -> None:
+    """Run ``processes`` gateways on one port until SIGTERM or SIGINT has drained them.
+
+    :raises ConfigurationError: the port is taken, or there is no Redis to start.
+    :raises BrokerUnavailable: Redis cannot be reached.
+    """
+    _run(_serve(settings, processes))
+
+
+async def serve_redis(settings: Settings, *, port: int | None) -> None:
+    """Run the embedded Redis until SIGTERM or SIGINT; its URL is the first line printed."""
+    asked = _asked_to_stop()
+    redis = EmbeddedRedis()
+    await redis.start(data_dir=_data_dir(settings), port=port)
+    try:
+        print(redis.url, flush=True)
+        await _unless_ended(asked.wait(), redis)
+    finally:
+        await redis.stop()
+
+
+async def _serve(settings: Settings, processes: int) -> None:
+    if settings.redis_url is not None:
+        await _serve_with(settings, processes)
+        return
+    redis = EmbeddedRedis()
+    await redis.start(data_dir=_data_dir(settings))
+    try:
+        settings = settings.model_copy(update={"redis_url": redis.url})
+        await _unless_ended(_serve_with(settings, processes), redis)
+    finally:
+        await redis.stop()
+
+
+async def _serve_with(settings: Settings, processes: int) -> None:
+    if processes > 1:
+        await _serve_many(settings, processes)
+        return
+    async with _gateway(settings) as gateway:
+        print(f"Serving at {gateway.url}; Ctrl-C drains.", flush=True)
+        await gateway.serve()
+
+
+async def _unless_ended(serving: Coroutine[Any, Any, object], redis: EmbeddedRedis) -> None:
+    """Serve to the end; a gateway whose own Redis is gone has nothing to serve."""
+    served, ended = asyncio.create_task(serving), asyncio.create_task(redis.ended())
+    try:
+        await asyncio.wait({served, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not served.done():
+            raise PartEnded("The embedded Redis ended by itself.")
+        await served
+    finally:
+        for task in (served, ended):
+            task.cancel()
+        await asyncio.wait({served, ended})
+
+
+async def _serve_many(settings: Settings, processes: int) -> None:
+    asked = _asked_to_stop()
+    with _reserved_port(settings) as reserved:
+        settings = settings.model_copy(update={"port": reserved.getsockname()[1]})
+        context = multiprocessing.get_context("spawn")
+        children = [
+            context.Process(target=_child, args=(settings, os.getpid()), name=f"gateway {number}")
+            for number in range(1, processes + 1)
+        ]
+        for child in children:
+            child.start()
+        address = f"ws://{settings.host}:{settings.port}/ws"
+        print(f"Serving at {address} with {processes} processes; Ctrl-C drains.", flush=True)
+        ended = asyncio.create_task(_first_ended(children))
+        stopping = asyncio.create_task(asked.wait())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for child in children:
+            child.terminate()
+        lasting = settings.drain_seconds + STOP_MARGIN_SECONDS
+        await asyncio.to_thread(_join, children, lasting)
+        await ended
+        if not asked.is_set():
+            raise PartEnded("A gateway process ended by itself, so the others were drained.")
+
+
+def _child(settings: Settings, parent: int) -> None:
+    """One of several gateway processes."""
+    os.setsid()  # a Ctrl-C on the terminal is the parent's to hand on
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:
+            return
+    configure_logging(settings.log_format, settings.log_level)
+    try:
+        _run(_serve_one(settings))
+    except RuncastError as error:
+        log.critical("gateway_failed", reason=str(error))
+        sys.exit(1)
+
+
+async def _serve_one(settings: Settings) -> None:
+    async with _gateway(settings, share_port=True) as gateway:
+        await gateway.serve()
+
+
+@asynccontextmanager
+async def _gateway(settings: Settings, *, share_port: bool = False) -> AsyncIterator[Gateway]:
+    """A gateway whose refusal to start names the port."""
+    async with AsyncExitStack() as stack:
+        try:
+            started = Gateway(settings, share_port=share_port)
+            gateway = await stack.enter_async_context(started)
+        except OSError as error:
+            raise port_refused(settings.host, settings.port, error) from None
+        yield gateway
+
+
+def _join(children: list[SpawnProcess], seconds: float) -> None:
+    for child in children:
+        child.join(seconds)
+        if child.is_alive():
+            child.kill()
+            child.join()
+
+
+async def _first_ended(children: list[SpawnProcess]) -> None:
+    sentinels = [child.sentinel for child in children]
+    await asyncio.to_thread(multiprocessing.connection.wait, sentinels)
+
+
+def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(coroutine)
+
+
+def _asked_to_stop() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    return asked
+
+
+def _data_dir(settings: Settings) -> Path:
+    return settings.data_dir or state_dir() / "redis"
+
+
+def port_refused(host: str, port: int, error: OSError) -> ConfigurationError:
+    """What to say when an address cannot be listened on."""
+    todo = "Choose another one: --port, or RUNCAST_PORT; 0 picks a free one."
+    if error.errno == errno.EADDRNOTAVAIL:
+        todo = "Choose an address of this machine: --host, or RUNCAST_HOST."
+    why = error.strerror or str(error)
+    return ConfigurationError(setting=f"{host}, port {port}", why=why, todo=todo)
+
+
+def _reserved_port(settings: Settings) -> socket.socket:
+    """Holds the port for the processes that share it; never listens, so gets no connection."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        reserved.bind((settings.host, settings.port))
+    except OSError as error:
+        reserved.close()
+        raise port_refused(settings.host, settings.port, error) from None
+    return reserved

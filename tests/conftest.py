@@ -1,0 +1,64 @@
+"""Servers for every kind of test. A Redis per test process, a key prefix per test."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from broker.channels import Keys
+from broker.config import Settings, load_settings
+from broker.redis.broker import Broker
+from broker.redis.client import RedisClient
+from gateway.app import Gateway
+from gateway.node import limits
+from tests.support.servers import OPERATOR_KEY, SECRET, Redis, running_redis
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """A redis-server that all tests of this process share; nobody stops it or flushes it."""
+    with running_redis() as redis:
+        yield redis
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> str:
+    return redis_server.url
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Keys of this test only."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def settings(redis_url: str, prefix: str) -> Settings:
+    return load_settings(
+        redis_url=redis_url,
+        prefix=prefix,
+        jwt_secret=SECRET,
+        operator_key=OPERATOR_KEY,
+        port=0,
+        drain_seconds=0,
+    )
+
+
+@pytest.fixture
+async def broker(settings: Settings, redis_url: str) -> AsyncIterator[Broker]:
+    client = RedisClient(redis_url, name="test")
+    await client.start()
+    yield Broker(client, keys=Keys(settings.prefix), limits=limits(settings))
+    await client.stop()
+
+
+@pytest.fixture
+async def gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """A gateway in this process, on a port of its own."""
+    async with Gateway(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def base(gateway: Gateway) -> str:
+    return f"http://127.0.0.1:{gateway.port}"

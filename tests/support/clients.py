@@ -1,0 +1,165 @@
+"""A chat client that keeps every frame it received, with the time; tests judge on these."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import aiohttp
+
+from tests.support.servers import token as make_token
+
+Frame = dict[str, Any]
+
+FIVE = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed")
+
+
+class Client:
+    """One WebSocket. ``frames`` is what arrived, ``times`` when (wall clock)."""
+
+    def __init__(
+        self,
+        base: str,
+        user: str = "alice",
+        *,
+        path: str = "/ws",
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
+        protocols: Iterable[str] = (),
+        **query: str,
+    ) -> None:
+        self.user = user
+        self.url = f"{base}{path}" + (f"?{urlencode(query)}" if query else "")
+        self._headers = headers
+        if headers is None:
+            self._headers = {"Authorization": f"Bearer {token or make_token(user)}"}
+        self._protocols = tuple(protocols)
+        self.frames: list[Frame] = []
+        self.times: list[float] = []
+        self.close_code: int | None = None
+        self._arrived = asyncio.Condition()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession()
+        try:
+            self.ws = await self._session.ws_connect(
+                self.url, headers=self._headers, protocols=self._protocols, max_msg_size=0
+            )
+        except BaseException:
+            await self._session.close()
+            raise
+        self._reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.ws.close()
+        self._reader.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reader
+        await self._session.close()
+
+    async def _read(self) -> None:
+        async for message in self.ws:
+            self.times.append(time.time())
+            self.frames.append(message.json())
+            async with self._arrived:
+                self._arrived.notify_all()
+        self.close_code = self.ws.close_code
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def until(
+        self, condition: Callable[[list[Frame]], Any], *, seconds: float = 8.0, what: str = ""
+    ) -> Any:
+        """Wait until the condition holds of the frames; its value."""
+        value: Any = None
+
+        def holds() -> bool:
+            nonlocal value
+            value = condition(self.frames)
+            return bool(value)
+
+        try:
+            async with asyncio.timeout(seconds), self._arrived:
+                await self._arrived.wait_for(holds)
+        except TimeoutError:
+            types = [frame["type"] for frame in self.frames]
+            raise AssertionError(f"{what or 'expected frames'} did not come; got {types}") from None
+        return value
+
+    async def first(self, kind: str, **payload: Any) -> Frame:
+        """The first frame of a type with these payload fields."""
+
+        def found(frames: list[Frame]) -> Frame | None:
+            for frame in frames:
+                if frame["type"] == kind:
+                    fields = frame.get("payload", frame.get("data"))
+                    if all(fields.get(name) == value for name, value in payload.items()):
+                        return frame
+            return None
+
+        frame: Frame = await self.until(found, what=f"{kind} {payload or ''}")
+        return frame
+
+    async def reply(self, ref: str) -> Frame:
+        """The one answer to the frame that was sent with this id."""
+
+        def found(frames: list[Frame]) -> list[Frame]:
+            return [frame for frame in frames if frame.get("ref") == ref]
+
+        replies: list[Frame] = await self.until(found, what=f"a reply to {ref}")
+        assert len(replies) == 1, replies
+        return replies[0]
+
+    async def closed(self, *, seconds: float = 8.0) -> int:
+        """The close code, once closed."""
+        await self.until(lambda _: self.close_code is not None, seconds=seconds, what="a close")
+        assert self.close_code is not None
+        return self.close_code
+
+    async def send(self, kind: str, payload: Frame | None = None, *, ref: str | None = None) -> None:
+        frame: Frame = {"type": kind, "payload": payload or {}}
+        if ref is not None:
+            frame["id"] = ref
+        await self.ws.send_json(frame)
+
+    async def ask(self, content: Any, *, ref: str = "m1", **payload: Any) -> str:
+        """Send a message; the id of the run that it began."""
+        await self.send("user_message", {"content": content, **payload}, ref=ref)
+        accepted = await self.reply(ref)
+        assert accepted["type"] == "run_accepted", accepted
+        run_id: str = accepted.get("payload", accepted.get("data"))["run_id"]
+        return run_id
+
+    async def completed(self, run_id: str, *, seconds: float = 8.0) -> Frame:
+        """The run's terminal event."""
+
+        def found(frames: list[Frame]) -> Frame | None:
+            return next((event for event in frames if is_terminal(event, run_id)), None)
+
+        frame: Frame = await self.until(found, seconds=seconds, what=f"the end of run {run_id}")
+        return frame
+
+    def events(self, run_id: str | None = None) -> list[Frame]:
+        """The lifecycle events received, of one run or all."""
+        return [
+            frame
+            for frame in self.frames
+            if frame["type"] in FIVE and run_id in (None, frame["run_id"])
+        ]
+
+    def logged(self) -> list[Frame]:
+        """Everything received that has a cursor."""
+        return [frame for frame in self.frames if "id" in frame]
+
+
+def is_terminal(frame: Frame, run_id: str) -> bool:
+    return frame["type"] == "agent_completed" and frame["run_id"] == run_id
+
+
+def cursor_key(frame: Frame) -> tuple[int, int]:
+    """Cursors in numerical order."""
+    ms, _, seq = frame["id"].partition("-")
+    return int(ms), int(seq)

@@ -1,0 +1,209 @@
+"""Real servers for tests: each on a free loopback port, ready when returned, gone at the end."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from broker.embedded import find_server
+from gateway.auth import issue_token
+
+SECRET = "a secret of the tests, long enough for HS256 and for HS512 as well: 64 bytes"
+OPERATOR_KEY = "an operator key of the tests"
+READY_SECONDS = 8.0
+
+
+def free_port() -> int:
+    """A loopback port that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = READY_SECONDS, what: str) -> None:
+    """Look until the condition holds; fail with ``what`` when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} within {seconds:g} s")
+        time.sleep(0.01)
+
+
+def token(user: str = "alice", *, ttl_seconds: float = 600, **claims: object) -> str:
+    """A valid token of the tests' own key."""
+    return issue_token(
+        secret=SECRET,
+        alg="HS256",
+        user=user,
+        ttl_seconds=ttl_seconds,
+        now=time.time(),
+        **claims,  # type: ignore[arg-type]  # the claims of issue_token, by name
+    )
+
+
+@dataclass
+class Process:
+    """A child process and what it printed."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    def end(self, number: int = signal.SIGTERM, *, seconds: float = 10.0) -> int:
+        """Send a signal and wait; killed when it does not end in time."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGCONT)
+            self.popen.send_signal(number)
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+            raise TimeoutError(f"pid {self.popen.pid} did not end: {self.printed()}") from None
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@dataclass
+class Redis:
+    """A redis-server that can be stopped, killed and started again on the same port and data."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.process = spawn(
+            [
+                str(find_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                "--appendonly", "yes", "--appendfsync", "always", "--dir", str(self.folder),
+            ],
+            self.folder / "redis.log",
+        )  # fmt: skip
+        wait_until(self.answers, what="redis-server answers")
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.end(signal.SIGKILL)
+
+
+def spawn(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Process:
+    """Start a process that writes to ``log``, without the RUNCAST_ settings of this one."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RUNCAST_")}
+    with log.open("ab") as output:
+        popen = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**clean, **(env or {})},
+            cwd=Path(__file__).parents[2],
+        )
+    return Process(popen, log)
+
+
+@dataclass
+class Fleet:
+    """Gateways and workers as processes, started by the command line, on one Redis."""
+
+    folder: Path
+    redis: Redis
+    settings: dict[str, str] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "RUNCAST_REDIS_URL": self.redis.url,
+            "RUNCAST_JWT_SECRET": SECRET,
+            "RUNCAST_OPERATOR_KEY": OPERATOR_KEY,
+            "RUNCAST_MAX_CONNECTIONS_PER_USER": "1000",
+            "RUNCAST_MESSAGES_PER_MINUTE": "100000",
+            **self.settings,
+        }
+
+    def runcast(self, *arguments: str, name: str) -> Process:
+        command = [sys.executable, "-m", "gateway", *arguments]
+        process = spawn(command, self.folder / f"{name}-{len(self.processes)}.log", self.env)
+        self.processes.append(process)
+        return process
+
+    def gateway(self) -> str:
+        """A gateway's address, once it is ready."""
+        return self.gateway_process()[0]
+
+    def gateway_process(self, *, port: int | None = None) -> tuple[str, Process]:
+        port = port or free_port()
+        process = self.runcast("gateway", "--port", str(port), name="gateway")
+        wait_until(
+            lambda: is_ready(port) or _ended(process, "the gateway"), what="the gateway is ready"
+        )
+        return f"http://127.0.0.1:{port}", process
+
+    def worker(self, module: str = "tests.support.agents:worker") -> Process:
+        return self.runcast("worker", module, name="worker")
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            with contextlib.suppress(TimeoutError):
+                process.end(signal.SIGKILL)
+
+
+def _ended(process: Process, what: str) -> bool:
+    if process.popen.poll() is not None:
+        raise RuntimeError(f"{what} ended: {process.printed()}")
+    return False
+
+
+def is_ready(port: int) -> bool:
+    """Whether the gateway on this port says so."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextlib.contextmanager
+def running_redis() -> Iterator[Redis]:
+    """A redis-server of one test's or one test process's own."""
+    with tempfile.TemporaryDirectory(prefix="runcast-test-") as folder:
+        redis = Redis(Path(folder))
+        redis.start()
+        try:
+            yield redis
+        finally:
+            redis.kill()
+
+
+@contextlib.contextmanager
+def running_fleet(redis: Redis, **settings: str) -> Iterator[Fleet]:
+    """A fleet without members yet; what it starts is ended with it."""
+    with tempfile.TemporaryDirectory(prefix="runcast-test-") as folder:
+        fleet = Fleet(Path(folder), redis, settings)
+        try:
+            yield fleet
+        finally:
+            fleet.stop()

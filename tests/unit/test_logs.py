@@ -1,0 +1,62 @@
+"""Logs go to standard error and hold nobody's secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from broker.logs import WITHHELD_KEYS, configure_logging
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    access = logging.getLogger("aiohttp.access")
+    disabled = access.disabled
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    access.disabled = disabled
+
+
+def test_json_lines_go_to_standard_error_only(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+    structlog.get_logger().info("run claimed", run_id="r1")
+    logging.getLogger("other.library").warning("careful %s", "now")
+    out, err = capsys.readouterr()
+    assert out == ""
+    ours, theirs = (json.loads(line) for line in err.splitlines())
+    assert (ours["event"], ours["run_id"], ours["level"]) == ("run claimed", "r1", "info")
+    assert (theirs["event"], theirs["level"]) == ("careful now", "warning")
+
+
+def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("console", "warning")
+    structlog.get_logger().info("quiet")
+    structlog.get_logger().warning("loud")
+    err = capsys.readouterr().err
+    assert "quiet" not in err
+    assert "loud" in err
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("key", sorted(WITHHELD_KEYS))
+def test_a_secret_field_is_withheld(
+    key: str, log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("json" if log_format == "json" else "console")
+    structlog.get_logger().warning("careless", **{key: "hunter2"})
+    err = capsys.readouterr().err
+    assert "hunter2" not in err
+    assert key in err
+
+
+def test_access_logs_stay_off_because_they_hold_the_query_string() -> None:
+    configure_logging()
+    assert logging.getLogger("aiohttp.access").disabled
