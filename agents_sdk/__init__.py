@@ -6,8 +6,8 @@ See :class:`Worker`, :class:`Run` and :class:`Publisher`; tests of agents use
 
 from agents_sdk.agent import Agent
 from agents_sdk.calls import ToolCall
-from agents_sdk.context import NoCurrentRun, current_run
-from agents_sdk.errors import Reason, RunStopped
+from agents_sdk.context import current_run
+from agents_sdk.errors import NoCurrentRun, Reason, RunStopped, WrongEventLoop
 from agents_sdk.publisher import Publisher
 from agents_sdk.run import Run
 from agents_sdk.worker import Worker
@@ -37,5 +37,6 @@ __all__ = [
     "RuncastError",
     "ToolCall",
     "Worker",
+    "WrongEventLoop",
     "current_run",
 ]

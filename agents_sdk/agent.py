@@ -18,6 +18,8 @@ AgentFunction = Callable[[Run], Awaitable[Any]]
 class Agent:
     """What ``@worker.agent(…)`` leaves in place of the function: still callable like it."""
 
+    __name__: str
+
     def __init__(self, function: AgentFunction, spec: AgentSpec) -> None:
         self.function, self.spec = function, spec
         functools.update_wrapper(self, function)

@@ -18,7 +18,7 @@ from agents_sdk import ending
 from agents_sdk.buffer import Buffer, Event, Item, Text
 from agents_sdk.deltas import Merger
 from agents_sdk.ending import Outcome
-from agents_sdk.errors import Reason, RunStopped
+from agents_sdk.errors import Reason, RunStopped, WrongEventLoop
 from agents_sdk.payloads import Known, complete
 from broker import events
 from broker.errors import (
@@ -64,6 +64,7 @@ class Emitter:
         self.lifecycle = Lifecycle()
         self.lifecycle.new_attempt(claim.sent)
         self.told: Reason | None = None
+        self.loop = asyncio.get_running_loop()
         self.on_lost: Callable[[], None] | None = None
         self._sink, self._voice = sink, voice
         self._seq = claim.seq
@@ -88,7 +89,9 @@ class Emitter:
             self._cancel_timer()
 
     def check(self) -> None:
-        """:class:`RunStopped` when the run was told to end."""
+        """Raise :class:`RunStopped` when told to end, :class:`WrongEventLoop` in a wrong loop."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise WrongEventLoop(run_id=self.claim.run_id)
         if self.told is not None:
             raise RunStopped(run_id=self.claim.run_id, reason=self.told)
 

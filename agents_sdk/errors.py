@@ -3,14 +3,17 @@
 ::
 
     RuncastError
-    └── RunStopped       this run was told to end; its methods do nothing any more
+    ├── RunStopped             this run was told to end; its methods do nothing any more
+    └── UsageError
+        ├── NoCurrentRun       current_run() outside of any run
+        └── WrongEventLoop     a run's method was awaited in another event loop than the run's
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from broker.errors import RuncastError
+from broker.errors import RuncastError, UsageError
 
 
 class Reason(StrEnum):
@@ -34,3 +37,24 @@ class RunStopped(RuncastError):
     def __init__(self, *, run_id: str, reason: Reason) -> None:
         self.run_id, self.reason = run_id, reason
         super().__init__(f"run {run_id} was told to end ({reason}); clean up and return")
+
+
+class NoCurrentRun(UsageError):
+    """:func:`~agents_sdk.current_run` was called outside of any run."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "there is no current run here: call this from an agent, or inside "
+            "`async with publisher.run(…)`"
+        )
+
+
+class WrongEventLoop(UsageError):
+    """A run belongs to the event loop that it began in. Nothing was sent."""
+
+    def __init__(self, *, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(
+            f"run {run_id} belongs to another event loop; from a thread, call "
+            "asyncio.run_coroutine_threadsafe(run.think(…), run.loop).result()"
+        )

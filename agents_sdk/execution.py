@@ -76,10 +76,12 @@ class Execution:
 
     async def wait_gone(self) -> None:
         """Return when the agent's task is done: one that ignores its cancellation still costs."""
-        if self.task is not None:
-            await asyncio.wait([self.task])
-        for timer in self._timers:
-            timer.cancel()
+        try:
+            if self.task is not None:
+                await asyncio.wait([self.task])
+        finally:
+            for timer in self._timers:
+                timer.cancel()
 
     def cancel(self, reason: Reason) -> None:
         """Tell the run to end and cancel the agent, again and again until it is gone."""

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from agents_sdk.errors import Reason
 from broker.channels import Keys
-from broker.errors import BrokerUnavailable, RuncastError
+from broker.errors import RuncastError
 from broker.redis.broker import Broker
 from broker.redis.client import RedisClient
 from broker.redis.runs import Claim
@@ -43,7 +43,7 @@ class Leases:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._thread_loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = asyncio.Event()
+        self._renewing: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -60,8 +60,12 @@ class Leases:
 
     async def stop(self) -> None:
         """Renew nothing any more; the thread is gone when this returns."""
-        if self._thread is not None and self._thread_loop is not None:
-            self._thread_loop.call_soon_threadsafe(self._stopping.set)
+        if (
+            self._thread is not None
+            and self._thread_loop is not None
+            and self._renewing is not None
+        ):
+            self._thread_loop.call_soon_threadsafe(self._renewing.cancel)
             await asyncio.to_thread(self._thread.join)
             self._thread = None
 
@@ -86,26 +90,27 @@ class Leases:
             held[1](reason)
 
     async def _renew_all(self, running: asyncio.Future[None]) -> None:
-        self._thread_loop = asyncio.get_running_loop()
+        self._thread_loop, self._renewing = asyncio.get_running_loop(), asyncio.current_task()
         self._call_home(running.set_result, None)
         client = RedisClient(self._url, name=f"{self._name} leases")
+        try:
+            await self._keep_renewing(client)
+        except asyncio.CancelledError:
+            await client.stop()  # the thread was told to end: that is how
+
+    async def _keep_renewing(self, client: RedisClient) -> None:
         broker = Broker(client, keys=self._keys, limits=self._limits)
         interval = self._limits.lease_seconds / RENEWALS_PER_LEASE
         started = False
-        while not self._stopping.is_set():
+        while True:
             try:
                 if not started:
                     await client.start(timeout_seconds=interval)
                     started = True
                 await self._renew(broker)
-            except (BrokerUnavailable, RuncastError, RedisError) as error:
+            except (RuncastError, RedisError) as error:
                 log.warning("leases_not_renewed", held=len(self), why=str(error))
-            try:
-                async with asyncio.timeout(interval):
-                    await self._stopping.wait()
-            except TimeoutError:
-                continue
-        await client.stop()
+            await asyncio.sleep(interval)
 
     async def _renew(self, broker: Broker) -> None:
         with self._lock:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Final
 
 import structlog
+from redis.exceptions import ResponseError
 
 from agents_sdk.emitter import Emitter, Voice
 from agents_sdk.errors import Reason
 from agents_sdk.ids import new_id
 from agents_sdk.leases import Leases
+from broker.backoff import full_jitter
 from broker.channels import Keys
 from broker.config import Settings
-from broker.errors import ConfigurationError, PublishError
+from broker.errors import BrokerUnavailable, ConfigurationError, PublishError, RunNotFound
 from broker.redis.broker import Broker, Limits
 from broker.redis.client import RedisClient
 from broker.redis.runs import AgentSpec, Claim, RunRequest
@@ -68,12 +71,18 @@ class Link:
         await self.client.start(timeout_seconds=START_SECONDS)
         try:
             await self._subscriber.start(timeout_seconds=START_SECONDS)
-            async with asyncio.timeout(START_SECONDS):
-                await self._subscriber.subscribe(self.keys.control(self.id))
+            await self._listen()
             await self._leases.start()
         except BaseException:
             await self._disconnect()
             raise
+
+    async def _listen(self) -> None:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._subscriber.subscribe(self.keys.control(self.id))
+        except TimeoutError:
+            raise BrokerUnavailable(why="it did not acknowledge a subscription") from None
 
     async def stop(self, *, timeout_seconds: float) -> None:
         """Wait until what was said is in the log, but no longer than that; then disconnect.
@@ -89,9 +98,34 @@ class Link:
         await self._disconnect()
 
     async def open_run(self, request: RunRequest) -> Claim:
-        """Register and claim a run that no client began; it waits for no other of its thread."""
+        """Register and claim a run that no client began; it waits for no other of its thread.
+
+        :class:`~broker.errors.BrokerUnavailable` when Redis is away for the publish time-out.
+        """
         spec = AgentSpec(name=request.agent, on_busy="parallel")
-        return await self.broker.open_run(request, spec, worker_id=self.id)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.voice.publish_timeout_seconds
+        delays = full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
+        while True:
+            try:
+                return await self._open(request, spec)
+            except BrokerUnavailable:
+                if loop.time() >= deadline:
+                    raise
+                await asyncio.sleep(next(delays))
+
+    async def _open(self, request: RunRequest, spec: AgentSpec) -> Claim:
+        try:
+            return await self.broker.open_run(request, spec, worker_id=self.id)
+        except ResponseError as error:
+            if not str(error).startswith("RUN_EXISTS"):
+                raise
+        # The reply to an earlier try was lost: the run is there, and this process's.
+        partition = request.channel.partition
+        claim = await self.broker.claim(partition, request.run_id, worker_id=self.id)
+        if claim is None:
+            raise RunNotFound(subject=request.run_id)
+        return claim
 
     def hold(self, claim: Claim, notify: Callable[[Reason], None]) -> None:
         """Keep the lease of ``claim``."""

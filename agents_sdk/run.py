@@ -87,6 +87,11 @@ class Run:
         return self._claim.attempt
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the run belongs to: for sending events from a thread."""
+        return self._emitter.loop
+
+    @property
     def claim(self) -> Claim:
         """The right to publish, as the broker gave it; for those who carry runs."""
         return self._claim

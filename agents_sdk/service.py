@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -55,8 +56,11 @@ class Service:
             consumer=self._link.id,
             client=self._link.client,
         )
-        self._serving: dict[str, asyncio.Task[None]] = {}
+        self._serving: dict[asyncio.Task[None], Request] = {}
         self._executions: dict[str, Execution] = {}
+        self._ended: dict[str, asyncio.Event] = {}
+        self.left_behind = False
+        """Whether an agent ignored every cancellation until the end of the drain."""
         self._slot_freed = asyncio.Event()
         self._draining = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
@@ -110,19 +114,22 @@ class Service:
         await self._all_served(self._drain_seconds)
         for execution in list(self._executions.values()):
             execution.cancel(Reason.SHUTDOWN)
-        await self._all_served(GRACE_SECONDS + FLUSH_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_SECONDS + FLUSH_SECONDS):
+                for ended in list(self._ended.values()):
+                    await ended.wait()
         if self._acknowledging:
             await asyncio.wait(list(self._acknowledging), timeout=FLUSH_SECONDS)
         await self._link.stop(timeout_seconds=FLUSH_SECONDS)
-        for task in self._serving.values():
+        for task, request in self._serving.items():
+            log.warning("agent_left_behind", worker=self.id, run_id=request.run_id)
+            self.left_behind = True
             task.cancel()
-        if self._serving:
-            log.warning("agents_left_behind", worker=self.id, runs=sorted(self._serving))
         log.info("worker_stopped", worker=self.id)
 
     async def _all_served(self, timeout_seconds: float) -> None:
         if self._serving:
-            await asyncio.wait(list(self._serving.values()), timeout=timeout_seconds)
+            await asyncio.wait(list(self._serving), timeout=timeout_seconds)
 
     async def _take_requests(self) -> None:
         delays = None
@@ -151,45 +158,51 @@ class Service:
         return not self._draining.is_set()
 
     def _serve(self, request: Request) -> None:
-        if request.run_id in self._serving:  # queued twice, and carried here already
-            self._acknowledge(request)
-            return
         task = asyncio.create_task(self._carry(request), name=f"serve {request.run_id}")
-        self._serving[request.run_id] = task
-        task.add_done_callback(lambda _: self._served(request.run_id))
+        self._serving[task] = request
+        task.add_done_callback(self._served)
 
-    def _served(self, run_id: str) -> None:
-        task = self._serving.pop(run_id)
-        self._executions.pop(run_id, None)
+    def _served(self, task: asyncio.Task[None]) -> None:
+        request = self._serving.pop(task)
         self._slot_freed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("run_not_carried", run_id=run_id, exc_info=error)
+            log.error("run_not_carried", run_id=request.run_id, exc_info=error)
 
     async def _carry(self, request: Request) -> None:
-        claim = await self._claim(request)
-        if claim is None:
-            return
-        agent = self._agents[claim.agent]
-        execution = Execution(self._link, claim, agent.function, agent.spec)
-        self._executions[claim.run_id] = execution
-        await execution.conduct()
-        await execution.wait_gone()
+        # Queued twice, or queued again because this worker was thought lost: the attempt that is
+        # carried here ends first, and claiming then decides.
+        while request.run_id in self._ended:
+            await self._ended[request.run_id].wait()
+        ended = self._ended[request.run_id] = asyncio.Event()
+        execution = None
+        try:
+            claim = await self._claim(request)
+            if claim is not None:
+                agent = self._agents[claim.agent]
+                execution = Execution(self._link, claim, agent.function, agent.spec)
+                self._executions[claim.run_id] = execution
+                await execution.conduct()
+        finally:
+            self._executions.pop(request.run_id, None)
+            del self._ended[request.run_id]
+            ended.set()
+        if execution is not None:
+            await execution.wait_gone()
 
     async def _claim(self, request: Request) -> Claim | None:
         """Claim, through outages: the same worker may claim again, should the reply be lost."""
         delays = full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
-        while True:
+        while not self._draining.is_set():
             try:
                 claim = await self._link.broker.claim(
                     request.partition, request.run_id, worker_id=self.id
                 )
             except BrokerUnavailable:
-                if self._draining.is_set():
-                    return None
                 await self._unless_draining(next(delays))
             else:
                 self._acknowledge(request)
                 return claim
+        return None
 
     def _acknowledge(self, request: Request) -> None:
         """Take the request off the queue, by and by: what is left there is harmless."""

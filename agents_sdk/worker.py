@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 import structlog
 
@@ -17,6 +19,9 @@ from broker.errors import ConfigurationError
 from broker.redis.runs import AgentSpec, OnBusy
 
 log = structlog.get_logger(__name__)
+
+LEAVE_SECONDS: Final = 2.0
+"""How long a drained process waits for threads of agents that have ended."""
 
 
 class Worker:
@@ -85,7 +90,9 @@ class Worker:
     def run(self, *, on_ready: Callable[[Service], None] | None = None) -> None:
         """Work until SIGTERM or SIGINT, drain, and return.
 
-        A second signal ends the process at once. ``on_ready`` is called when requests are taken.
+        A second signal ends the process at once; so does, once drained, an agent that ignored every
+        cancellation, or that left a thread at work: with exit status 0, as all events are out.
+        ``on_ready`` is called when requests are taken.
 
         :raises ConfigurationError: a setting cannot work, or no agent is declared.
         :raises BrokerUnavailable: Redis cannot be reached at the start.
@@ -93,11 +100,22 @@ class Worker:
         if sys.platform != "win32" and sys.implementation.name == "cpython":
             import uvloop  # noqa: PLC0415  # not to be had on the other platforms
 
-            uvloop.run(self.serve(on_ready=on_ready))
+            uvloop.run(self._serve_and_leave(on_ready))
         else:
-            asyncio.run(self.serve(on_ready=on_ready))
+            asyncio.run(self._serve_and_leave(on_ready))
 
-    async def serve(self, *, on_ready: Callable[[Service], None] | None = None) -> None:
+    async def _serve_and_leave(self, on_ready: Callable[[Service], None] | None) -> None:
+        service = await self.serve(on_ready=on_ready)
+        # Closing the loop would wait for either for ever.
+        threads = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
+        await asyncio.wait([threads], timeout=LEAVE_SECONDS)
+        if service.left_behind or not threads.done():
+            log.warning("left_at_once", agents=service.left_behind, threads=not threads.done())
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    async def serve(self, *, on_ready: Callable[[Service], None] | None = None) -> Service:
         """:meth:`run` for a program with an event loop of its own. Must be in the main thread."""
         loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
@@ -115,6 +133,7 @@ class Worker:
                 if on_ready is not None:
                     on_ready(service)
                 await asked.wait()
+            return service
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)

@@ -1,13 +1,13 @@
-"""The form in which Redis stores and publishes an event: a short header, then the encoded body.
+r"""The form in which Redis stores and publishes an event: a short header, then the encoded body.
 
 ::
 
-    log entry      field ``e`` =         "<prev> <owner> <thread> <run> <seq> <type>\\n<body>"
-    live message                  "<id> <prev> <owner> <thread> <run> <seq> <type>\\n<body>"
-    live delta                       "- <next> <owner> <thread> <run> <offset> agent_delta\\n<body>"
+    log entry      field ``e`` =         "<prev> <owner> <thread> <run> <seq> <type>\n<body>"
+    live message                  "<id> <prev> <owner> <thread> <run> <seq> <type>\n<body>"
+    live delta                       "- <next> <owner> <thread> <run> <offset> agent_delta\n<body>"
 
-The gateway reads the header only. Words are percent-encoded, so neither spaces nor newlines occur in
-them. ``prev`` is the id of the entry before this one in the same log, ``0-0`` for the first.
+The gateway reads the header only. Words are percent-encoded, so neither spaces nor newlines occur
+in them. ``prev`` is the id of the entry before this one in the same log, ``0-0`` for the first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NO_ID = b"-"
 
 
 class Entry:
-    """One event as the gateway sees it. Header fields are raw words; ``body`` is JSON without id."""
+    """One event as the gateway sees it: the header's raw words, and ``body``, JSON without id."""
 
     __slots__ = ("body", "cursor", "id", "owner", "prev", "run", "seq", "thread", "type")
 

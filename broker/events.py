@@ -6,7 +6,7 @@ once. The encoded body has every field but ``id``, which Redis gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -39,7 +39,7 @@ _NUMBER: Final[tuple[type, ...]] = (int, float)
 
 @dataclass(frozen=True, slots=True)
 class PayloadRule:
-    """Field → accepted Python types. ``bool`` counts as a number nowhere; ``object`` is any JSON."""
+    """Field → accepted Python types. ``bool`` is no number; ``object`` is any JSON."""
 
     always: Mapping[str, tuple[type, ...]]
     optional: Mapping[str, tuple[type, ...]]
@@ -73,7 +73,54 @@ PAYLOADS: Final[Mapping[str, PayloadRule]] = {
         {"schema": (dict,)},
     ),
 }  # fmt: skip
-"""Each event type's payload. Fields beyond these are allowed: clients ignore what they don't know."""
+"""Each event type's payload. Further fields are allowed: clients ignore what they don't know."""
+
+Condition = tuple[str, Callable[[Mapping[str, Any]], bool], str]
+"""A field, what must be true of the payload, and what is said when it is not."""
+
+VALUES: Final[Mapping[str, tuple[Condition, ...]]] = {
+    AGENT_THINKING: (
+        (
+            "progress",
+            lambda payload: payload.get("progress") is None or 0 <= payload["progress"] <= 1,
+            "must be between 0 and 1",
+        ),
+    ),
+    TOOL_EXECUTING: (
+        ("status", lambda payload: payload["status"] == "running", 'must be "running"'),
+    ),
+    TOOL_COMPLETED: (
+        (
+            "result",
+            lambda payload: payload["success"] or payload["result"] is None,
+            "must be null when success is false",
+        ),
+    ),
+    AGENT_COMPLETED: (
+        ("complete", lambda payload: payload["complete"] is True, "must be true"),
+        (
+            "status",
+            lambda payload: payload["status"] in STATUSES,
+            f"must be one of {', '.join(STATUSES)}",
+        ),
+        (
+            "response",
+            lambda payload: payload["status"] == SUCCEEDED or payload["response"] is None,
+            "must be null unless the run succeeded",
+        ),
+    ),
+}
+"""Event → conditions beyond the types."""
+
+COMMON_VALUES: Final[tuple[Condition, ...]] = (
+    ("duration_ms", lambda payload: payload["duration_ms"] >= 0, "must not be negative"),
+    (
+        "error",
+        lambda payload: all(isinstance(payload["error"].get(k), str) for k in ("code", "message")),
+        "must have the strings code and message",
+    ),
+)
+"""Conditions on fields that several events have."""
 
 NON_EMPTY: Final = frozenset({"tool", "call_id", "request_id"})
 
@@ -107,34 +154,12 @@ def _check_type(event_type: str, field: str, value: object, types: tuple[type, .
 
 
 def _check_values(event_type: str, payload: Mapping[str, Any]) -> None:
-    def refuse(field: str, why: str) -> None:
-        raise InvalidEvent(event_type=event_type, field=field, why=why)
-
-    if event_type == AGENT_THINKING:
-        progress = payload.get("progress")
-        if progress is not None and not 0 <= progress <= 1:
-            refuse("progress", "must be between 0 and 1")
-    elif event_type == TOOL_EXECUTING:
-        if payload["status"] != "running":
-            refuse("status", 'must be "running"')
-    elif event_type == TOOL_COMPLETED:
-        if not payload["success"] and payload["result"] is not None:
-            refuse("result", "must be null when success is false")
-    elif event_type == AGENT_COMPLETED:
-        if payload["complete"] is not True:
-            refuse("complete", "must be true")
-        if payload["status"] not in STATUSES:
-            refuse("status", f"must be one of {', '.join(STATUSES)}")
-        if payload["status"] != SUCCEEDED and payload["response"] is not None:
-            refuse("response", "must be null unless the run succeeded")
-    duration = payload.get("duration_ms")
-    if duration is not None and duration < 0:
-        refuse("duration_ms", "must not be negative")
-    error = payload.get("error")
-    if error is not None and not (
-        isinstance(error.get("code"), str) and isinstance(error.get("message"), str)
-    ):
-        refuse("error", "must have the strings code and message")
+    for field, allowed, why in VALUES.get(event_type, ()):
+        if not allowed(payload):
+            raise InvalidEvent(event_type=event_type, field=field, why=why)
+    for field, allowed, why in COMMON_VALUES:
+        if payload.get(field) is not None and not allowed(payload):
+            raise InvalidEvent(event_type=event_type, field=field, why=why)
 
 
 def timestamp(epoch_ms: int) -> str:

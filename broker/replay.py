@@ -2,8 +2,8 @@
 
 Two pure parts. :func:`judge` says whether a cursor can be resumed from. :class:`Follower` holds a
 position in a log and turns live messages and pages read from the log into one sequence: in log
-order, every entry once, and a hole is never passed over in silence. The same class follows a channel
-for a gateway, and catches up for one client.
+order, every entry once, and a hole is never passed over in silence. The same class follows a
+channel for a gateway, and catches up for one client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.codec import Entry
-from broker.cursor import ZERO, Cursor
+from broker.cursor import ZERO, Cursor, from_redis
 
 MAX_HEARD: Final = 256
 """Live entries kept while reading. Beyond that they are dropped: the log has them."""
@@ -48,18 +48,23 @@ def judge(cursor: Cursor, glance: Glance) -> Start:
 
 
 class Follower:
-    """A position in one log. Level: the live channel alone continues it. Behind: read the log."""
+    """A position in one log. Level: the live channel alone continues it. Behind: read the log.
 
-    __slots__ = ("_heard", "_overflowed", "level", "position")
+    Nothing has to be linked to ``0-0``: what came before may have been trimmed.
+    """
+
+    __slots__ = ("_anywhere", "_doubted", "_heard", "_overflowed", "level", "position")
 
     def __init__(self, position: Cursor, *, level: bool = False) -> None:
         self.position = position
         self.level = level
+        self._anywhere = position == ZERO and not level
+        self._doubted: Entry | None = None
         self._heard: deque[Entry] = deque()
         self._overflowed = False
 
     def hear(self, entry: Entry) -> bool:
-        """A live entry. True: it is next, pass it on. False: old, or kept until the log was read."""
+        """A live entry. True: it is next, pass it on. False: old, or kept until the log is read."""
         if entry.cursor <= self.position:
             return False
         if self.level:
@@ -82,24 +87,37 @@ class Follower:
         """A page of the log from just after ``position``; ``end``: the log had no more just then.
 
         Returns what to pass on. ``hole`` is true when the page does not continue ``position``
-        (trimmed or rewritten meanwhile): judge the position anew. Read on until ``level``.
+        (trimmed or rewritten meanwhile): judge the position anew. Read on until ``level``; ask for
+        a page only after the one before was taken.
         """
         passed: list[Entry] = []
         for entry in page:
             if entry.cursor <= self.position:
                 continue
-            if self.position != ZERO and entry.prev != self.position.raw:
+            if entry.prev != self.position.raw and not self._anywhere:
                 return Page(passed, hole=True)
+            self._anywhere = False
             self.position = entry.cursor
             passed.append(entry)
         if end:
             self._join(passed)
         return Page(passed, hole=False)
 
-    def restart(self, position: Cursor) -> None:
-        """Go on from somewhere else, after a ``resync`` said so."""
+    def give_back(self, entry: Entry) -> None:
+        """``entry``, just passed on, could not be taken: it is read again, and what follows it."""
+        self.position = from_redis(entry.prev)
+        self.level = False
+        self._anywhere = False
+
+    def restart(self, position: Cursor, *, linked: bool = True) -> None:
+        """Go on from somewhere else, after a ``resync`` said so.
+
+        Not ``linked``: the log itself has a hole after ``position``, which was told, so whatever
+        comes next follows.
+        """
         self.position = position
         self.level = False
+        self._anywhere = position == ZERO or not linked
 
     def _join(self, passed: list[Entry]) -> None:
         """Continue with what was heard while reading; level if nothing is missing in between."""
@@ -110,11 +128,17 @@ class Follower:
         while self._heard:
             entry = self._heard[0]
             if entry.cursor > self.position:
-                if entry.prev != self.position.raw:
+                if entry.prev == self.position.raw:
+                    self.position = entry.cursor
+                    passed.append(entry)
+                elif entry is not self._doubted:
+                    self._doubted = entry
                     return
-                self.position = entry.cursor
-                passed.append(entry)
+                # else: heard before this page was asked for, and not in the log: a failover took it
+                # back. What follows shows whether the position is still there.
             self._heard.popleft()
+        self._doubted = None
+        self._anywhere = False
         self.level = True
 
 

@@ -7,16 +7,18 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 import orjson
 import structlog
 from aiohttp import web
 
+from broker.channels import Channel, Scope
 from broker.config import Settings
 from broker.cursor import ZERO
 from broker.errors import BrokerUnavailable
+from broker.replay import Start
 from gateway import close_codes, handshake
 from gateway.auth import AuthError, Identity, subprotocol_answer, token_from_request
 from gateway.commands import DEADLINE_SECONDS
@@ -34,6 +36,7 @@ from gateway.http_api import (
     stats,
 )
 from gateway.node import Node
+from gateway.session import FrameError
 from gateway.upgrade import is_websocket, upgrade
 from gateway.websocket import WebSocket
 
@@ -63,7 +66,7 @@ class DemoLogin(Protocol):
         """Body of ``POST /demo/token``; None for somebody else than the demo's users."""
 
 
-DEMO: Final = web.AppKey("demo", DemoLogin)  # type: ignore[type-abstract]  # only a key
+DEMO: Final = web.AppKey("demo", DemoLogin)
 
 
 def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Application:
@@ -105,7 +108,10 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         identity = _authenticate(request, node)
     except AuthError as error:
         log.info(
-            "connection_refused", reason=error.log_reason, token=error.token_hash, code=error.code
+            "connection_refused",
+            reason=error.log_reason,
+            token_hash=error.token_hash,
+            code=error.code,
         )
         return _refuse(request, BadRequest(error.code, str(error), status=401), answer)
     try:
@@ -128,39 +134,36 @@ async def _open(
 ) -> web.StreamResponse:
     """Subscribe and await the acknowledgement, upgrade, greet."""
     feed = None
-    position, resync = ZERO, None
+    start, resync = Start(ZERO, None), None
     run_id = opening.run_id
-    if run_id is not None or opening.scope != "run":
+    if run_id is not None or opening.scope is not Scope.RUN:
         channel = node.channel(identity, opening, opening.connection or "", run_id)
         if run_id is not None:
             channel = await _strict_channel(node, identity, run_id)
         feed = await node.relay.open(channel, timeout_seconds=DEADLINE_SECONDS)
         if opening.bad_cursor:
             resync = node.relay.unknown_cursor(feed)
-            position = resync.position
+            start = Start(resync.position, None)
         else:
             start, resync = await node.relay.start(feed, opening.after)
-            position = start.position
     member = WebSocket(node, identity, opening)
     response = upgrade(request, lambda: member, answer)
     if response is None:
         raise BadRequest("gone", "the client went away", status=400)
-    member.start(feed, position, resync)
+    member.start(feed, start, resync)
     if opening.connection is not None and feed is not None:
         notice = b"- 0 %b - - %b taken_over\n{}" % (member.owner, member.nonce)
         await node.client.execute("PUBLISH", feed.channel.live, notice)
     return response
 
 
-async def _strict_channel(node: Node, identity: Identity, run_id: str) -> Any:
-    from gateway.session import FrameError  # noqa: PLC0415
-
+async def _strict_channel(node: Node, identity: Identity, run_id: str) -> Channel:
     try:
         channel = await node.commands.channel(identity.owner, run_id)
     except FrameError as error:
         status = 503 if error.retryable else 403
         raise BadRequest(error.code, error.message, status=status) from None
-    if channel.scope != "run":
+    if channel.scope is not Scope.RUN:
         raise BadRequest("run_not_found", f"no strict run of yours is {run_id}", status=403)
     return channel
 
@@ -194,9 +197,9 @@ class _Refused(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say it and close."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(ws_close(self._why.code, self._why.name))
-        transport.close()
+        stream = cast("asyncio.Transport", transport)
+        stream.write(ws_close(self._why.code, self._why.name))
+        stream.close()
 
 
 def _origin_allowed(request: web.Request, settings: Settings) -> bool:
@@ -285,22 +288,18 @@ class Gateway:
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once."""
-        loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
-        task = asyncio.current_task()
-
-        def on_signal() -> None:
-            if asked.is_set() and task is not None:
-                task.cancel()
-            asked.set()
-
+        signalled = asyncio.Semaphore(0)
         for each in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(each, on_signal)
-        await asked.wait()
+            asyncio.get_running_loop().add_signal_handler(each, signalled.release)
+        await signalled.acquire()
         log.info("draining", sockets=len(self.node.sockets))
         for site in list(self._runner.sites):
             await site.stop()
-        await self.node.drain()
+        drained = asyncio.create_task(self.node.drain())
+        again = asyncio.create_task(signalled.acquire())
+        await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, again):
+            task.cancel()
 
 
 def _listen(settings: Settings, *, share_port: bool) -> socket.socket:
@@ -314,5 +313,5 @@ def _listen(settings: Settings, *, share_port: bool) -> socket.socket:
     except OSError:
         listening.close()
         raise
-    listening.setblocking(False)
+    listening.settimeout(0)
     return listening

@@ -42,7 +42,9 @@ async def findings(settings: Settings) -> list[Finding]:
         else:
             found += await _redis(settings.redis_url)
     except (RuncastError, ValueError) as error:
-        found.append(Finding("redis", ok=False, detail=f"{error}. Check RUNCAST_REDIS_URL."))
+        found.append(
+            Finding("redis", ok=False, detail=f"{str(error).rstrip('.')}. Check RUNCAST_REDIS_URL.")
+        )
     return found
 
 

@@ -234,7 +234,9 @@ def check(*, config: Config = None, as_json: AsJson = False) -> None:
     """Validate the configuration and reach Redis; says what is wrong and what to do."""
     from gateway.check import findings, show
 
-    found = asyncio.run(findings(_settings(config)))
+    settings = _settings(config)
+    configure_logging(settings.log_format, "error")  # the findings say it better
+    found = asyncio.run(findings(settings))
     show(found, as_json=as_json)
     sys.exit(0 if all(finding.ok for finding in found) else 1)
 

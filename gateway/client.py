@@ -10,21 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
 import random
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import aiohttp
-import orjson
 from yarl import URL
 
-from broker.ids import RANDOM_BYTES, ulid
-from gateway.client_errors import BadFrame, ChatError, Closed, ConnectionRefused, Rejected
+from gateway.client_errors import (
+    BadFrame,
+    ChatError,
+    Closed,
+    ConnectionRefused,
+    Rejected,
+    raise_refusal,
+)
 from gateway.position import Position
 from gateway.reconnect import LOST, RETRYABLE_STATUS, Reconnects, closed
+from gateway.requests import CONTROL, Frame, Requests, decode_frame, frame_text, new_id, payload_of
 
 __all__ = [
     "Accepted", "BadFrame", "ChatClient", "ChatError", "Closed", "ConnectionRefused", "Rejected",
@@ -39,16 +43,7 @@ INBOX_FRAMES: Final = 10_000
 """Received and not yet read by the caller; beyond it nothing is read from the socket, and the
 gateway keeps the rest in the log."""
 
-CONTROL: Final = frozenset(
-    {
-        "connection_established", "live", "resync", "error", "token_expiring", "draining", "pong",
-        "ok", "run_accepted",
-    }
-)  # fmt: skip
-"""Every frame of the server that is no event (protocol section 6)."""
-
 Token = str | Callable[[], str | Awaitable[str]]
-Frame = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +54,6 @@ class Accepted:
     thread_id: str
     agent: str
     duplicate: bool
-
-
-@dataclass(slots=True)
-class _Request:
-    """A frame that waits for its reply."""
-
-    text: str
-    reply: asyncio.Future[Frame] = field(default_factory=asyncio.Future)
 
 
 class ChatClient:
@@ -113,7 +100,7 @@ class ChatClient:
         self._parameters = {name: value for name, value in parameters.items() if value is not None}
         self._reconnects = Reconnects(random_source, new_tokens=callable(token))
         self._position = Position(strict=isolation_level == "strict", after=after, run_id=run_id)
-        self._requests: dict[str, _Request] = {}
+        self._requests = Requests()
         self._inbox: asyncio.Queue[Frame | None] = asyncio.Queue(INBOX_FRAMES)
         self._session: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -134,7 +121,7 @@ class ChatClient:
         return self._socket is not None and not self._socket.closed
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(raise_for_status=_refuse)
+        self._session = aiohttp.ClientSession(raise_for_status=raise_refusal)
         try:
             socket = await self._connect(self._session)
         except BaseException:
@@ -240,8 +227,6 @@ class ChatClient:
                 return
             yield frame
 
-    # The connection
-
     async def _connect(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
         """A connection whose first frame has been taken, and on which is sent what is open."""
         token = await self._give_token()
@@ -271,15 +256,15 @@ class ChatClient:
         if first.type is not aiohttp.WSMsgType.TEXT:
             raise closed(socket.close_code or LOST)
         attachments = self._position.attachments()
-        frame = _decode(first.data)
-        self.hello = _payload(frame)
+        frame = decode_frame(first.data)
+        self.hello = payload_of(frame)
         self._position.take(frame)
         await self._inbox.put(frame)
         for run_id, after in attachments:
-            text = _frame_text("attach", {"run_id": run_id, "after": after}, _new_id())
+            text = frame_text("attach", {"run_id": run_id, "after": after}, new_id())
             await socket.send_str(text)
-        for request in list(self._requests.values()):
-            await socket.send_str(request.text)
+        for text in self._requests.texts():
+            await socket.send_str(text)
 
     async def _keep(
         self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
@@ -289,7 +274,7 @@ class ChatClient:
             while True:
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
-                        await self._receive(_decode(message.data))
+                        await self._receive(decode_frame(message.data))
                 socket = await self._come_back(session, socket.close_code or LOST)
         except ChatError as error:
             self._failure = error
@@ -316,24 +301,17 @@ class ChatClient:
 
     def _end(self) -> None:
         """No reader and no caller waits for what cannot come."""
-        failure = self._failure or Closed(1000, "normal")
-        for request in self._requests.values():
-            if not request.reply.done():
-                request.reply.set_exception(failure)
+        self._requests.fail(self._failure or Closed(1000, "normal"))
         if self._inbox.full():
             self._inbox.get_nowait()
         self._inbox.put_nowait(None)
 
-    # Frames
-
     async def _receive(self, frame: Frame) -> None:
-        kind, payload = frame.get("type"), _payload(frame)
+        kind, payload = frame.get("type"), payload_of(frame)
         self._reconnects.progress()
         deliver = self._position.take(frame)
-        request = self._requests.pop(frame["ref"], None) if frame.get("ref") else None
-        if request is not None and not request.reply.done():
-            request.reply.set_result(frame)
-        elif kind == "error" and request is None:
+        answered = self._requests.settle(frame)
+        if kind == "error" and not answered:
             frame.pop("ref", None)  # nobody awaits it: the reader of events gets it
         elif kind == "token_expiring" and callable(self._token):
             self._refresher = asyncio.create_task(self._refresh(), name="token refresh")
@@ -348,22 +326,15 @@ class ChatClient:
         """The payload of the reply; sent again on every new connection until there is one."""
         if self._keeper is None or self._keeper.done():
             raise self._failure or Closed(1000, "normal")
-        key = message_id or _new_id()
-        request = self._requests.get(key)
-        if request is None:
-            request = self._requests[key] = _Request(_frame_text(kind, payload, key))
+        request = self._requests.open(kind, payload, message_id or new_id())
         try:
             if self._socket is not None and not self._socket.closed:
                 # Lost on the way: the next connection sends it again.
                 with contextlib.suppress(aiohttp.ClientError, OSError):
                     await self._socket.send_str(request.text)
-            reply = await asyncio.shield(request.reply)
+            return await self._requests.result(request)
         finally:
-            self._requests.pop(key, None)
-        told = _payload(reply)
-        if reply["type"] == "error":
-            raise Rejected(told["code"], told["message"], retryable=told.get("retryable", False))
-        return told
+            self._requests.close(request)
 
     async def _refresh(self) -> None:
         """Prolongs the session; if that fails, the close code 4401 brings a new connection."""
@@ -375,36 +346,3 @@ class ChatClient:
             return self._token
         given = self._token()
         return await given if inspect.isawaitable(given) else given
-
-
-async def _refuse(response: aiohttp.ClientResponse) -> None:
-    """Aiohttp drops the body of a refused handshake; this reads it first."""
-    if response.status == 101:  # noqa: PLR2004 - switching protocols
-        return
-    problem: dict[str, Any] = {"title": response.reason or ""}
-    with contextlib.suppress(aiohttp.ClientError, orjson.JSONDecodeError):
-        told = orjson.loads(await response.read())
-        if isinstance(told, dict):
-            problem = told
-    raise ConnectionRefused(response.status, problem)
-
-
-def _decode(text: str) -> Frame:
-    frame = orjson.loads(text)
-    if not isinstance(frame, dict):
-        raise BadFrame("not an object")
-    return frame
-
-
-def _payload(frame: Frame) -> dict[str, Any]:
-    """A frame's payload; the legacy shape calls it ``data``."""
-    payload = frame.get("payload", frame.get("data"))
-    return payload if isinstance(payload, dict) else {}
-
-
-def _frame_text(kind: str, payload: dict[str, Any], key: str) -> str:
-    return orjson.dumps({"type": kind, "id": key, "payload": payload}).decode()
-
-
-def _new_id() -> str:
-    return ulid(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))

@@ -11,7 +11,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from http import HTTPStatus
 from typing import Any
+
+import aiohttp
+import orjson
 
 
 class ChatError(Exception):
@@ -55,3 +60,18 @@ class BadFrame(ChatError):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(f"not a frame of protocol 3: {why}")
+
+
+async def raise_refusal(response: aiohttp.ClientResponse) -> None:
+    """For ``ClientSession(raise_for_status=…)``: aiohttp itself drops a refused handshake's body.
+
+    :raises ConnectionRefused: the answer is not the upgrade that was asked for.
+    """
+    if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        return
+    problem: dict[str, Any] = {"title": response.reason or ""}
+    with contextlib.suppress(aiohttp.ClientError, orjson.JSONDecodeError):
+        told = orjson.loads(await response.read())
+        if isinstance(told, dict):
+            problem = told
+    raise ConnectionRefused(response.status, problem)

@@ -12,7 +12,7 @@ class Reconnect(StrEnum):
 
     NO = "no"
     TOLD = "after the told delay"
-    TOKEN = "with a new token"
+    RENEWED = "with a new token"
     CURSOR = "yes, with cursor"
     LATER = "yes, later"
     BACK_OFF = "yes, back off"
@@ -30,7 +30,7 @@ NORMAL: Final = CloseCode(1000, "normal", Reconnect.NO)
 GOING_AWAY: Final = CloseCode(1001, "going away", Reconnect.TOLD)
 TOO_LARGE: Final = CloseCode(1009, "message too large", Reconnect.NO)
 MISUSE: Final = CloseCode(4400, "protocol misuse", Reconnect.NO)
-UNAUTHORIZED: Final = CloseCode(4401, "token missing, bad, expired or revoked", Reconnect.TOKEN)
+UNAUTHORIZED: Final = CloseCode(4401, "token missing, bad, expired or revoked", Reconnect.RENEWED)
 FORBIDDEN: Final = CloseCode(4403, "forbidden", Reconnect.NO)
 TOO_SLOW: Final = CloseCode(4408, "too slow", Reconnect.CURSOR)
 TAKEN_OVER: Final = CloseCode(4409, "taken over", Reconnect.NO)

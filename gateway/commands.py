@@ -81,7 +81,7 @@ class Commands:
             metadata=message.metadata,
             message_id=message.message_id,
         )
-        # Tried again until the deadline: the message id makes that safe, also when a reply was lost.
+        # Tried again until the deadline: the message id makes that safe, lost replies included.
         return await self._tried(
             lambda: self._broker.register(request, spec, epoch_ms=time.time_ns() // 1_000_000)
         )

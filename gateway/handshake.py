@@ -1,7 +1,7 @@
 """What a connection asks for: the query parameters of protocol section 3, checked.
 
-An unknown value is refused with the list of valid ones, never read as a weaker mode; a parameter that
-has no meaning in the mode asked for is refused too, so that none is ever only logged.
+An unknown value is refused with the list of valid ones, never read as a weaker mode; a parameter
+that has no meaning in the mode asked for is refused too, so that none is ever only logged.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """A valid request for a connection. ``after`` is None when absent; ``bad_cursor`` when it was
-    there and is no cursor (answered with a ``resync``, not refused)."""
+    """A valid request for a connection.
+
+    ``after`` is None when absent; ``bad_cursor``: it was there and is no cursor (answered with a
+    ``resync``, not refused).
+    """
 
     mode: Mode
     level: Level | None

@@ -43,10 +43,16 @@ class Member(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Joining:
-    """A socket that is being fed from the log until it is level with the channel."""
+    """A socket that is being fed from the log until it is level with the channel.
+
+    ``deltas``: those heard while the kept texts are fetched. ``starved``: it did not get all of the
+    text, so it has to be fed again. ``waits``: it has all, and the feed is not as far yet.
+    """
 
     follower: Follower
     deltas: list[Entry] | None = None
+    starved: bool = False
+    waits: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -173,12 +179,15 @@ class Hub:
     def level(self, feed: Feed, member: Member) -> None:
         """The socket has read its log to the end: from now on it gets what is live."""
         joining = feed.joining[member]
-        if joining.follower.position == feed.follower.position:
+        deltas, joining.deltas = joining.deltas or [], None
+        given = (self._write_delta(feed, member, each, ws_text(each.body)) for each in deltas)
+        if joining.starved or not all(given):
+            self._feed_again(feed, member, joining)
+        elif joining.follower.position == feed.follower.position:
             del feed.joining[member]
             feed.live[member] = None
-        deltas, joining.deltas = joining.deltas or [], None
-        for delta in deltas:
-            self._write_delta(feed, member, delta, ws_text(delta.body))
+        else:
+            joining.waits = True
 
     def emit_delta(self, feed: Feed, delta: Entry) -> None:
         """Give a delta to everyone who is level."""
@@ -188,17 +197,20 @@ class Hub:
             if not self._write_delta(feed, member, delta, frame):
                 del feed.live[member]
                 self._needs.feed_from_log(feed, member, feed.follower.position)
-        for member, joining in feed.joining.items():
+        for member, joining in list(feed.joining.items()):
             if joining.deltas is None:
-                if joining.follower.level:
-                    self._write_delta(feed, member, delta, frame)
+                if joining.waits and not self._write_delta(feed, member, delta, frame):
+                    self._feed_again(feed, member, joining)
             elif len(joining.deltas) < MAX_EARLY_DELTAS:
                 joining.deltas.append(delta)
+            else:
+                joining.starved = True
 
     def snapshot(self, feed: Feed, member: Member, delta: Entry) -> None:
-        """Give one socket a run's whole text so far; older deltas still under way are skipped."""
+        """Give a joining socket a run's whole text so far; older deltas under way are skipped."""
         member.floors.pop(delta.run, None)
-        self._write_delta(feed, member, delta, ws_text(delta.body))
+        if not self._write_delta(feed, member, delta, ws_text(delta.body)):
+            feed.joining[member].starved = True
         member.floors[delta.run] = int(delta.prev)
 
     def _write(self, feed: Feed, member: Member, entry: Entry, frame: bytes) -> bool:
@@ -216,20 +228,19 @@ class Hub:
     def _emit_joining(self, feed: Feed, entry: Entry) -> None:
         for member, joining in list(feed.joining.items()):
             follower = joining.follower
-            was_level = follower.level
             if follower.hear(entry) and not self.write(feed, member, entry):
-                del feed.joining[member]
-                self._needs.feed_from_log(feed, member, from_redis(entry.prev))
-            elif was_level and not follower.level:
-                del feed.joining[member]
-                self._needs.feed_from_log(feed, member, follower.position)
-            elif (
-                follower.level
-                and joining.deltas is None
-                and follower.position == feed.follower.position
-            ):
+                follower.give_back(entry)
+            if not joining.waits:
+                continue  # whoever feeds it sees whether it is still level
+            if not follower.level:
+                self._feed_again(feed, member, joining)
+            elif follower.position == entry.cursor:
                 del feed.joining[member]
                 feed.live[member] = None
+
+    def _feed_again(self, feed: Feed, member: Member, joining: Joining) -> None:
+        del feed.joining[member]
+        self._needs.feed_from_log(feed, member, joining.follower.position)
 
     def _note_run(self, feed: Feed, entry: Entry) -> None:
         if entry.type == _STARTED:
@@ -256,7 +267,10 @@ class Hub:
             self._needs.refill(feed, delta.run)
 
     def _write_delta(self, feed: Feed, member: Member, delta: Entry, frame: bytes) -> bool:
-        """False: no room. The text is kept beside the log; the socket gets it whole when level."""
+        """False: no room, or it begins within what the socket has.
+
+        The text is kept beside the log; the socket gets it whole when it is level again.
+        """
         if member.owner != delta.owner:
             self._withhold(feed, delta)
             return True
@@ -266,8 +280,8 @@ class Hub:
             return True
         floor = member.floors.get(delta.run)
         if floor is not None:
-            if int(delta.prev) <= floor and delta.seq != b"0":
-                return True
+            if 0 < int(delta.seq) < floor:
+                return int(delta.prev) <= floor
             del member.floors[delta.run]
         if not member.outbox.push(frame):
             return False

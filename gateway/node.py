@@ -39,6 +39,8 @@ from gateway.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 
+_spread = random.SystemRandom().random
+
 TICK_SECONDS: Final = 1.0
 PROBE_SECONDS: Final = 5.0
 PROBE_DEADLINE_SECONDS: Final = 2.0
@@ -55,7 +57,7 @@ TAKE_UP_SECONDS: Final = 120
 REFRESH_SECONDS: Final = 30.0
 EXPIRY_NOTICE_SECONDS: Final = 60.0
 EXPIRY_GRACE_SECONDS: Final = 25.0
-START_SECONDS: Final = 10.0
+START_SECONDS: Final = 5.0
 
 
 class Node:
@@ -77,6 +79,7 @@ class Node:
         self.sockets: set[WebSocket] = set()
         self.latency = Latency()
         self.draining = False
+        self._emptied = asyncio.Event()
         self.started = time.monotonic()
         self.probe_ms: float | None = None
         self.probe_misses = 0
@@ -125,22 +128,27 @@ class Node:
         self.draining = True
         # The last fifth of the window is for sockets whose goodbye takes a while.
         window = self.settings.drain_seconds * 0.8
-        ends = [(random.random() * window, at) for at in range(len(self.sockets))]
+        ends = [(_spread() * window, at) for at in range(len(self.sockets))]
         sockets = list(self.sockets)
+        if not sockets:
+            self._emptied.set()
         heapq.heapify(ends)
         begun = time.monotonic()
         while ends:
             due, at = heapq.heappop(ends)
             await asyncio.sleep(max(0.0, due - (time.monotonic() - begun)))
             socket = sockets[at]
-            socket.send(
-                control("draining", {"reconnect_after_ms": random.randrange(100, 1000)})
-            )
+            socket.send(control("draining", {"reconnect_after_ms": 100 + round(_spread() * 900)}))
             socket.close(close_codes.GOING_AWAY)
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_seconds * 0.2):
-                while self.sockets:
-                    await asyncio.sleep(0.05)
+                await self._emptied.wait()
+
+    def left(self, socket: WebSocket) -> None:
+        """A socket is gone."""
+        self.sockets.discard(socket)
+        if self.draining and not self.sockets:
+            self._emptied.set()
 
     # --- who may connect, and to what
 
@@ -211,7 +219,7 @@ class Node:
         )
 
     def report(self) -> dict[str, Any]:
-        """This gateway's own counters, as they go into Redis."""
+        """The counters of this gateway alone, as they go into Redis."""
         modes = Counter(socket.opening.mode.value for socket in self.sockets)
         return {
             "at": time.time(),
@@ -262,7 +270,7 @@ class Node:
             socket.flush()
 
     async def _keep_connections(self) -> None:
-        """Isolated connections stay known for their time to be taken up, counted from their loss."""
+        """Isolated connections can be taken up for their time, counted from their loss."""
         await self.client.execute_many(
             [
                 (
@@ -282,25 +290,29 @@ class Node:
     async def _probe_for_ever(self) -> None:
         """Publish to ourselves and listen for it: the only proof that the subscriber hears."""
         while True:
-            heard = asyncio.get_running_loop().create_future()
-            self._probe_heard = heard
-            sent = time.monotonic()
-            try:
-                async with asyncio.timeout(PROBE_DEADLINE_SECONDS):
-                    await self.client.execute("PUBLISH", self._control, b"probe")
-                    await heard
-            except (TimeoutError, BrokerUnavailable):
-                self.probe_misses += 1
-                self.probe_ms = None
-                if self.probe_misses == PROBE_MISSES:
-                    log.error("subscriber_deaf", misses=self.probe_misses)
-                if self.probe_misses >= PROBE_MISSES:
-                    self.relay.subscriber.reconnect()
-                await asyncio.sleep(TICK_SECONDS)
-            else:
+            self.probe_ms = await self._probe()
+            if self.probe_ms is not None:
                 self.probe_misses = 0
-                self.probe_ms = (time.monotonic() - sent) * 1000
                 await asyncio.sleep(PROBE_SECONDS)
+                continue
+            self.probe_misses += 1
+            if self.probe_misses >= PROBE_MISSES:
+                log.error("subscriber_deaf", misses=self.probe_misses)
+                self.relay.subscriber.reconnect()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _probe(self) -> float | None:
+        """Milliseconds until our own message was heard; None when it was not in time."""
+        heard = asyncio.get_running_loop().create_future()
+        self._probe_heard = heard
+        sent = time.monotonic()
+        try:
+            async with asyncio.timeout(PROBE_DEADLINE_SECONDS):
+                await self.client.execute("PUBLISH", self._control, b"probe")
+                await heard
+        except (TimeoutError, BrokerUnavailable):
+            return None
+        return (time.monotonic() - sent) * 1000
 
     async def _report_for_ever(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What is to be written to one socket next: bounded in bytes, written once per turn (promise G7)."""
+"""What is to be written to one socket next: bounded in bytes (promise G7)."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ class Outbox:
         return True
 
     def put(self, frame: bytes) -> None:
-        """Take a control frame. There is always room: a stalled socket is not read from, so no
-        answers pile up."""
+        """Take a control frame.
+
+        There is always room: a stalled socket is not read from, so no answers pile up.
+        """
         self._frames.append(frame)
         self._size += len(frame)
 

@@ -48,7 +48,7 @@ class Reconnects:
             return next(self._delays)
         if row.reconnect is Reconnect.NO:
             raise closed(code)
-        if row.reconnect is Reconnect.TOKEN and not self._new_tokens:
+        if row.reconnect is Reconnect.RENEWED and not self._new_tokens:
             raise closed(code)
         if row.reconnect is Reconnect.TOLD and told:
             return told

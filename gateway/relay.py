@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, cast
 
 import structlog
 
-from broker.channels import Channel
+from broker.channels import Channel, Scope
 from broker.codec import Entry
 from broker.cursor import ZERO, Cursor
 from broker.errors import BrokerUnavailable
@@ -63,17 +63,19 @@ class Resync:
     reason: str
     position: Cursor
     channel_cursor: Cursor
+    run_id: str | None = None
+    """Set when the channel is a run's: a strict connection reads several."""
 
     def frame(self) -> bytes:
         """As told to the client."""
-        return control(
-            "resync",
-            {
-                "reason": self.reason,
-                "from": str(self.position),
-                "channel_cursor": str(self.channel_cursor),
-            },
-        )
+        payload = {
+            "reason": self.reason,
+            "from": str(self.position),
+            "channel_cursor": str(self.channel_cursor),
+        }
+        if self.run_id is not None:
+            payload["run_id"] = self.run_id
+        return control("resync", payload)
 
 
 class Relay:
@@ -188,21 +190,25 @@ class Relay:
         start = judge(after, glance)
         if start.reason is None:
             return start, None
-        self.hub.counters.resyncs += 1
-        return start, Resync(start.reason, start.position, glance.newest or ZERO)
+        return start, self._resync(feed, start.reason, start.position, glance.newest)
 
     def unknown_cursor(self, feed: Feed) -> Resync:
         """The answer to a cursor that is none: nothing is replayed."""
-        self.hub.counters.resyncs += 1
-        return Resync("unknown_cursor", feed.follower.position, feed.follower.position)
+        position = feed.follower.position
+        return self._resync(feed, "unknown_cursor", position, position)
 
     def join(
-        self, feed: Feed, socket: Socket, position: Cursor, *, then: Callable[[Cursor], None] | None = None
+        self,
+        feed: Feed,
+        socket: Socket,
+        start: Start,
+        *,
+        then: Callable[[Cursor], None] | None = None,
     ) -> None:
-        """Feed the socket from ``position`` until it is level; ``then`` runs at that moment."""
+        """Feed the socket from ``start`` on until it is level; ``then`` runs at that moment."""
         self._keep(feed.channel)
-        level = feed.follower.level and position == feed.follower.position
-        feed.joining[socket] = Joining(Follower(position, level=level))
+        level = feed.follower.level and start.position == feed.follower.position
+        feed.joining[socket] = Joining(Follower(start.position, level=level))
         self._spawn(self._catch_up(feed, socket, then))
 
     async def _catch_up(
@@ -222,7 +228,7 @@ class Relay:
                 # The socket stays; readiness tells, and the next restoration goes on from here.
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            if not follower.level:
+            if not joining.follower.level:  # a live event was missed meanwhile
                 joining.deltas = None
                 continue
             if feed.joining.get(socket) is not joining:
@@ -248,9 +254,7 @@ class Relay:
             self.hub.counters.replayed += 1
         socket.flush()
         if page.hole:
-            resync = await self._judge_anew(feed, follower)
-            if resync is not None:
-                socket.send(resync.frame())
+            socket.send((await self._judge_anew(feed, follower)).frame())
         return True
 
     async def _room(self, socket: Socket) -> bool:
@@ -261,16 +265,19 @@ class Relay:
             socket.too_slow()
             return False
 
-    async def _judge_anew(self, feed: Feed, follower: Follower) -> Resync | None:
+    async def _judge_anew(self, feed: Feed, follower: Follower) -> Resync:
         """The log does not continue a position: find out why, and where to go on."""
         glance = await self.broker.glance(feed.channel, follower.position)
         start = judge(follower.position, glance)
-        if start.reason is None:
-            # It is there, but what followed it is not: that part was trimmed away.
-            start = Start(ZERO, "expired")
-        follower.restart(start.position)
+        # A position that is there although what followed it is not: the log itself lost something.
+        reason = start.reason or "forked"
+        follower.restart(start.position, linked=start.reason is not None)
+        return self._resync(feed, reason, start.position, glance.newest)
+
+    def _resync(self, feed: Feed, reason: str, position: Cursor, newest: Cursor | None) -> Resync:
         self.hub.counters.resyncs += 1
-        return Resync(start.reason or "", start.position, glance.newest or ZERO)
+        run_id = feed.channel.name if feed.channel.scope is Scope.RUN else None
+        return Resync(reason, position, newest or ZERO, run_id)
 
     # --- what the hub needs
 
@@ -291,9 +298,7 @@ class Relay:
                         self.hub.counters.repaired += 1
                         self.hub.emit(feed, entry)
                     if page.hole:
-                        resync = await self._judge_anew(feed, follower)
-                        if resync is not None:
-                            self._tell_all(feed, resync)
+                        self._tell_all(feed, await self._judge_anew(feed, follower))
                 except BrokerUnavailable:
                     await asyncio.sleep(RETRY_SECONDS)
                 self.flush()
@@ -304,6 +309,7 @@ class Relay:
         frame = resync.frame()
         for member in feed.live:
             _socket(member).send(frame)
+            self.hub.dirty[member] = None
 
     def refill(self, feed: Feed, run: bytes) -> None:
         """A delta was missed: read the kept text. One task per run."""
@@ -351,9 +357,7 @@ class Relay:
 
     def withheld(self, feed: Feed, entry: Entry) -> None:
         """Somebody published to a channel that is not the event's owner's."""
-        log.error(
-            "isolation_violation", channel=feed.channel.live.decode(), run=entry.run.decode()
-        )
+        log.error("isolation_violation", channel=feed.channel.live.decode(), run=entry.run.decode())
 
     # --- the subscriber's callbacks
 
@@ -363,7 +367,7 @@ class Relay:
         try:
             self.hub.on_message(channel, message)
         except ValueError:
-            log.error("malformed_message", channel=channel.decode(errors="replace"))
+            log.exception("malformed_message", channel=channel.decode(errors="replace"))
 
     def _on_restored(self, _channels: Collection[bytes]) -> None:
         """Subscribed again after a gap: what was published meanwhile is in the logs only."""
@@ -390,9 +394,9 @@ class Relay:
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if not isinstance(error, BrokerUnavailable):
-                log.error("relay_task_failed", exc_info=error)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, BrokerUnavailable):
+            log.error("relay_task_failed", exc_info=error)
 
 
 def _socket(member: Member) -> Socket:

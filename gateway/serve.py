@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from gateway.app import Gateway
 
 STOP_MARGIN_SECONDS: Final = 10.0
 """What a process may take beyond its drain before it is killed."""
+_LOOK_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
 
 log = structlog.get_logger(__name__)
@@ -99,28 +101,39 @@ async def _serve_many(settings: Settings, processes: int) -> None:
     with _reserved_port(settings) as reserved:
         settings = settings.model_copy(update={"port": reserved.getsockname()[1]})
         context = multiprocessing.get_context("spawn")
+        ready = context.Semaphore(0)
         children = [
-            context.Process(target=_child, args=(settings, os.getpid()), name=f"gateway {number}")
-            for number in range(1, processes + 1)
+            context.Process(target=_child, args=(settings, os.getpid(), ready))
+            for _ in range(processes)
         ]
         for child in children:
             child.start()
-        address = f"ws://{settings.host}:{settings.port}/ws"
-        print(f"Serving at {address} with {processes} processes; Ctrl-C drains.", flush=True)
         ended = asyncio.create_task(_first_ended(children))
         stopping = asyncio.create_task(asked.wait())
+        waiting = asyncio.create_task(asyncio.to_thread(_acquire, ready, processes, children))
+        await asyncio.wait({ended, stopping, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done() and waiting.result():
+            address = f"ws://{settings.host}:{settings.port}/ws"
+            print(f"Serving at {address} with {processes} processes; Ctrl-C drains.", flush=True)
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for child in children:
             child.terminate()
         lasting = settings.drain_seconds + STOP_MARGIN_SECONDS
         await asyncio.to_thread(_join, children, lasting)
-        await ended
+        await asyncio.wait({ended, waiting})
         if not asked.is_set():
             raise PartEnded("A gateway process ended by itself, so the others were drained.")
 
 
-def _child(settings: Settings, parent: int) -> None:
+def _acquire(ready: Semaphore, count: int, children: list[SpawnProcess]) -> bool:
+    """Whether all of them came to serve."""
+    while count and all(child.is_alive() for child in children):
+        count -= ready.acquire(timeout=_LOOK_SECONDS)
+    return count == 0
+
+
+def _child(settings: Settings, parent: int, ready: Semaphore) -> None:
     """One of several gateway processes."""
     os.setsid()  # a Ctrl-C on the terminal is the parent's to hand on
     if sys.platform == "linux":
@@ -129,14 +142,15 @@ def _child(settings: Settings, parent: int) -> None:
             return
     configure_logging(settings.log_format, settings.log_level)
     try:
-        _run(_serve_one(settings))
+        _run(_serve_one(settings, ready))
     except RuncastError as error:
         log.critical("gateway_failed", reason=str(error))
         sys.exit(1)
 
 
-async def _serve_one(settings: Settings) -> None:
+async def _serve_one(settings: Settings, ready: Semaphore) -> None:
     async with _gateway(settings, share_port=True) as gateway:
+        ready.release()
         await gateway.serve()
 
 

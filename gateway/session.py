@@ -6,6 +6,7 @@ Pure: text and the time in, commands out. The socket carries the commands out.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -104,7 +105,7 @@ class AuthRefresh(Command):
 
 @dataclass(frozen=True, slots=True)
 class Ping(Command):
-    """Are you there?"""
+    """A question whether the gateway is there."""
 
     payload: dict[str, Any]
 
@@ -151,31 +152,41 @@ class Session:
 
 
 def _command(kind: str, ref: str | None, payload: dict[str, Any]) -> Command:
-    if kind == "user_message":
-        return _message(ref, payload)
-    if kind == "ping":
-        return Ping(ref, payload)
-    if kind == "auth_refresh":
-        token = payload.get("token")
-        if not isinstance(token, str):
-            raise FrameError("bad_frame", "token must be a string", ref=ref)
-        return AuthRefresh(ref, token)
-    if kind not in ("stop_agent", "attach", "detach", "user_input"):
-        raise FrameError(
-            "unknown_type",
-            "valid are user_message, stop_agent, user_input, attach, detach, auth_refresh, ping",
-            ref=ref,
-        )
+    read = COMMANDS.get(kind)
+    if read is None:
+        raise FrameError("unknown_type", f"valid are {', '.join(COMMANDS)}", ref=ref)
+    return read(ref, payload)
+
+
+def _ping(ref: str | None, payload: dict[str, Any]) -> Ping:
+    return Ping(ref, payload)
+
+
+def _refresh(ref: str | None, payload: dict[str, Any]) -> AuthRefresh:
+    token = payload.get("token")
+    if not isinstance(token, str):
+        raise FrameError("bad_frame", "token must be a string", ref=ref)
+    return AuthRefresh(ref, token)
+
+
+def _stop(ref: str | None, payload: dict[str, Any]) -> StopAgent:
+    return StopAgent(ref, _checked(payload, "run_id", ref=ref))
+
+
+def _detach(ref: str | None, payload: dict[str, Any]) -> Detach:
+    return Detach(ref, _checked(payload, "run_id", ref=ref))
+
+
+def _input(ref: str | None, payload: dict[str, Any]) -> UserInput:
     run_id = _checked(payload, "run_id", ref=ref)
-    if kind == "stop_agent":
-        return StopAgent(ref, run_id)
-    if kind == "detach":
-        return Detach(ref, run_id)
-    if kind == "user_input":
-        if "content" not in payload:
-            raise FrameError("bad_frame", "content is required", ref=ref)
-        request_id = _checked(payload, "request_id", ref=ref)
-        return UserInput(ref, run_id, request_id, payload["content"])
+    request_id = _checked(payload, "request_id", ref=ref)
+    if "content" not in payload:
+        raise FrameError("bad_frame", "content is required", ref=ref)
+    return UserInput(ref, run_id, request_id, payload["content"])
+
+
+def _attach(ref: str | None, payload: dict[str, Any]) -> Attach:
+    run_id = _checked(payload, "run_id", ref=ref)
     after = payload.get("after")
     if after is None:
         return Attach(ref, run_id, None, bad_cursor=False)
@@ -189,7 +200,9 @@ def _message(ref: str | None, payload: dict[str, Any]) -> SendMessage:
     content = payload.get("content")
     if not isinstance(content, str | dict) or not content:
         raise FrameError("bad_frame", "content must be a non-empty string or object", ref=ref)
-    metadata = payload.get("metadata") or {}
+    metadata = payload.get("metadata")
+    if metadata is None:
+        metadata = {}
     if not isinstance(metadata, dict):
         raise FrameError("bad_frame", "metadata must be an object", ref=ref)
     optional = {
@@ -220,3 +233,15 @@ def _from_legacy(kind: str, frame: dict[str, Any], payload: dict[str, Any]) -> d
                 "metadata": fields.get("metadata"),
             }
     return {}
+
+
+COMMANDS: Final[Mapping[str, Callable[[str | None, dict[str, Any]], Command]]] = {
+    "user_message": _message,
+    "stop_agent": _stop,
+    "user_input": _input,
+    "attach": _attach,
+    "detach": _detach,
+    "auth_refresh": _refresh,
+    "ping": _ping,
+}
+"""Frame type → how its payload is read."""

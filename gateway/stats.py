@@ -62,7 +62,7 @@ def summed(reports: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def runs_view(counters: Mapping[str, int], open_states: Mapping[str, int]) -> dict[str, Any]:
-    """The fleet's run counters (``agent\\nword`` → count) and open runs by state, as shown."""
+    """The fleet's run counters (agent, newline, word → count) and open runs by state, as shown."""
     by_agent: dict[str, dict[str, int]] = {}
     by_status: dict[str, int] = {}
     for name, count in counters.items():

@@ -2,7 +2,7 @@
 
 Every open run has a place in its partition's ``leases``, by the time at which somebody must look at
 it: a queue time-out, a lease, a stop deadline. Every gateway runs a sweeper; a lock that lives a
-little longer than a tick lets one of them act. The lock only saves work: each decision is one script.
+little longer than a tick lets one of them act. It only saves work: each decision is one script.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ import orjson
 from rich.console import Console
 
 from broker import events
-from gateway.client import CONTROL, ChatClient
+from gateway.client import ChatClient
 from gateway.console import show_delta, show_event
+from gateway.requests import CONTROL
 
 
 async def ask(

@@ -51,7 +51,7 @@ def is_websocket(request: web.Request) -> bool:
 def upgrade(
     request: web.Request, protocol_factory: Callable[[], asyncio.Protocol], subprotocol: str | None
 ) -> Upgraded | None:
-    """Answer 101 and give the socket to a new protocol object; None when the peer is gone already."""
+    """Answer 101 and give the socket to a protocol object; None when the peer is gone already."""
     transport = request.transport
     handler = request.protocol
     if transport is None or transport.is_closing():
@@ -67,7 +67,8 @@ def upgrade(
     if subprotocol is not None:
         lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode())
     transport.write(b"\r\n".join(lines) + b"\r\n\r\n")
-    tail = handler._message_tail  # frames that came with the handshake
+    # Frames that came with the handshake; aiohttp keeps them for a WebSocket of its own.
+    tail = handler._message_tail  # noqa: SLF001 - as said
     # Without its transport the handler closes nothing when it is let go.
     handler.transport = None
     handler.connection_lost(None)

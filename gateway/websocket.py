@@ -23,6 +23,7 @@ from broker.channels import Channel, Level, Mode, encode_id
 from broker.cursor import ZERO, Cursor
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
+from broker.replay import Start
 from gateway import close_codes, session
 from gateway.auth import AuthError, Identity
 from gateway.close_codes import CloseCode, Reconnect
@@ -41,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 PROTOCOL: Final = 3
 MAX_QUEUED_COMMANDS: Final = 64
-"""Commands waiting on one connection; beyond that the client is not read from until they are done."""
+"""Commands waiting on one connection; beyond that the client is not read from."""
 
 HARD_LIMIT_FACTOR: Final = 4
 """A frame over ``max_message_bytes`` is answered with an error; one this many times as large is not
@@ -103,7 +104,7 @@ class WebSocket(asyncio.Protocol):
         """Gone: leave nothing behind."""
         del exc
         self._closing = True
-        self.node.sockets.discard(self)
+        self.node.left(self)
         self._leave_all()
         if self._close_handle is not None:
             self._close_handle.cancel()
@@ -114,8 +115,8 @@ class WebSocket(asyncio.Protocol):
         """Parse frames and act on them."""
         self.heard = True
         self._reader.feed_data(data)
-        while self._queue._buffer:
-            # With a message there, reading it never waits.
+        # With a message there, reading it never waits; the queue has no public way to ask.
+        while self._queue._buffer:  # noqa: SLF001 - as said
             try:
                 self._queue.read().send(None)
             except StopIteration as message:
@@ -190,8 +191,8 @@ class WebSocket(asyncio.Protocol):
 
     # --- opening
 
-    def start(self, feed: Feed | None, cursor: Cursor, resync: Resync | None) -> None:
-        """Say hello, then replay from ``cursor``, then ``live``."""
+    def start(self, feed: Feed | None, start: Start, resync: Resync | None) -> None:
+        """Say hello, then replay from ``start``, then ``live``."""
         opening = self.opening
         asked = opening.after is not None or opening.bad_cursor
         hello: dict[str, Any] = {
@@ -214,22 +215,22 @@ class WebSocket(asyncio.Protocol):
         if opening.thread_id is not None:
             hello["thread_id"] = opening.thread_id
         if asked and opening.after is not None:
-            hello["resumed_from"] = str(cursor)
+            hello["resumed_from"] = str(start.position)
         self.send(control("connection_established", hello))
         if resync is not None:
             self.send(resync.frame())
         if feed is None:
-            self._live(cursor)
+            self._live(start.position)
         else:
-            self._join(feed, cursor, live=True)
+            self._join(feed, start, live=True)
         self.flush()
 
     def _live(self, cursor: Cursor) -> None:
         self.send(control("live", {"cursor": str(cursor)}))
 
-    def _join(self, feed: Feed, cursor: Cursor, *, live: bool) -> None:
+    def _join(self, feed: Feed, start: Start, *, live: bool) -> None:
         self.feeds[feed.channel.live] = feed
-        self.node.relay.join(feed, self, cursor, then=self._live if live else None)
+        self.node.relay.join(feed, self, start, then=self._live if live else None)
 
     def _leave_all(self) -> None:
         feeds, self.feeds = self.feeds, {}
@@ -249,7 +250,7 @@ class WebSocket(asyncio.Protocol):
             self.outbox.put(ws_pong(bytes(data)))
             self.flush()
         elif kind is WSMsgType.CLOSE:
-            code = data if data else close_codes.NORMAL.code
+            code = data or close_codes.NORMAL.code
             self.close(CloseCode(code, str(extra or ""), Reconnect.NO))
             self._transport.close()
         elif kind is WSMsgType.BINARY:
@@ -338,7 +339,7 @@ class WebSocket(asyncio.Protocol):
         own_feed: Feed | None = None
         if opening.level is Level.STRICT:
             own_feed = await self._open(channel)
-            self._join(own_feed, ZERO, live=False)
+            self._join(own_feed, Start(ZERO, None), live=False)
         self.flush()
         # What the run publishes from now on waits until the client knows which run it is.
         self.outbox.held = True
@@ -386,7 +387,7 @@ class WebSocket(asyncio.Protocol):
                 "broker_unavailable", "try again in a moment", retryable=True, bad=False
             ) from None
 
-    async def _read_run(self, run_id: str, after: Cursor | None) -> tuple[Feed, Cursor]:
+    async def _read_run(self, run_id: str, after: Cursor | None) -> Feed:
         channel = await self.node.commands.channel(self.identity.owner, run_id)
         if channel.scope is not self.opening.scope:
             raise FrameError("run_not_found", f"no strict run of yours is {run_id}", bad=False)
@@ -395,8 +396,8 @@ class WebSocket(asyncio.Protocol):
         if channel.live not in self.feeds:
             if resync is not None:
                 self.send(resync.frame())
-            self._join(feed, start.position, live=False)
-        return feed, start.position
+            self._join(feed, start, live=False)
+        return feed
 
     async def _attach(self, command: session.Attach) -> None:
         if self.opening.level is not Level.STRICT:
@@ -409,7 +410,7 @@ class WebSocket(asyncio.Protocol):
         self.flush()
         self.outbox.held = True
         try:
-            feed, _ = await self._read_run(command.run_id, command.after)
+            feed = await self._read_run(command.run_id, command.after)
             if command.ref is not None:
                 ok = {"cursor": str(feed.follower.position)}
                 self._put_first(reply("ok", command.ref, ok))
@@ -434,7 +435,7 @@ class WebSocket(asyncio.Protocol):
         try:
             identity = self.node.verifier.verify(command.token, time.time())
         except AuthError as error:
-            log.info("refresh_refused", reason=error.log_reason, token=error.token_hash)
+            log.info("refresh_refused", reason=error.log_reason, token_hash=error.token_hash)
             raise FrameError("not_allowed", "the token is not valid", bad=False) from None
         if identity.owner != self.identity.owner:
             self.close(close_codes.FORBIDDEN)
@@ -459,7 +460,7 @@ class WebSocket(asyncio.Protocol):
     # --- heartbeat, expiry, closing
 
     def beat(self) -> None:
-        """Once per heartbeat: a peer that sent nothing since the last one, not even a pong, is gone."""
+        """Once per heartbeat: a peer that sent nothing since, not even a pong, is gone."""
         if not self.heard:
             self._transport.abort()
             return

@@ -1,7 +1,7 @@
 """The pipelining Redis client: many callers, one connection, replies in order.
 
-Callers await futures; the connection is read and written by the event loop only. Cancelling a caller
-abandons its future and nothing else: its reply is still taken off the wire in its turn, so a
+Callers await futures; the connection is read and written by the event loop only. Cancelling a
+caller abandons its future and nothing else: its reply is still taken off the wire in its turn, so a
 cancelled call can never shift the replies of others. Commands queued in the same turn of the event
 loop leave in one write.
 """
@@ -15,23 +15,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-import hiredis
 import structlog
 from redis.exceptions import ResponseError
 
 from broker.backoff import full_jitter
 from broker.errors import REFUSALS, BrokerUnavailable
 from broker.redis import scripts
-from broker.redis.connection import RedisConnection
+from broker.redis.connection import Argument, RedisConnection, pack
 
 log = structlog.get_logger(__name__)
-
-Argument = bytes | str | int | float
 
 UNAVAILABLE: Final = frozenset(
     {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS"}
 )
-"""Error words that say: this server cannot do it now. READONLY also means: not the master any more."""
+"""Error words that say: not now, or not here. READONLY means: not the master any more."""
 
 _CHECK_SECONDS: Final = 1.0
 """How often the oldest unanswered command is looked at."""
@@ -40,8 +37,8 @@ _CHECK_SECONDS: Final = 1.0
 class RedisClient:
     """One connection that reconnects by itself until :meth:`stop`.
 
-    ``reply_seconds``: a command that has had no reply for this long (to the next whole second) means
-    that the connection is dead, half-open ones included; it is dropped and opened anew.
+    ``reply_seconds``: a command without a reply for this long (to the next whole second) means that
+    the connection is dead, half-open ones included; it is dropped and opened anew.
     """
 
     def __init__(self, url: str, *, name: str, reply_seconds: float = 5.0) -> None:
@@ -63,8 +60,10 @@ class RedisClient:
         return self._is_connected.is_set()
 
     async def start(self, *, timeout_seconds: float = 5.0) -> None:
-        """Connect, and keep connected from now on. ``BrokerUnavailable`` when the first connection
-        does not come about in time."""
+        """Connect, and keep connected from now on.
+
+        ``BrokerUnavailable`` when the first connection does not come about in time.
+        """
         self._keeper = asyncio.create_task(self._keep_connected(), name=f"redis {self._name}")
         try:
             await self.wait_connected(timeout_seconds=timeout_seconds)
@@ -106,14 +105,14 @@ class RedisClient:
         return await asyncio.gather(*[self.submit(*command) for command in commands])
 
     def submit(self, *command: Argument) -> asyncio.Future[Any]:
-        """Queue a command now; the future has its reply. Commands are sent in order of submission."""
+        """Queue a command now; the future has its reply. Sent in order of submission."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._connection is None:
             future.set_exception(BrokerUnavailable(why="not connected"))
             return future
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(hiredis.pack_command(command))
+        self._unsent.append(pack(command))
         self._waiting.append(future)
         return future
 

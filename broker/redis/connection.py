@@ -1,8 +1,9 @@
 """One Redis connection at the level of bytes and replies.
 
-redis-py opens it (addresses, TLS, authentication, database, name); from then on the socket belongs to
-this protocol object: hiredis parses what arrives and every reply goes straight to a callback, without
-a task or a coroutine per message. Both the pipelining client and the subscriber are built on it.
+redis-py opens it (addresses, TLS, authentication, database, name); from then on the socket belongs
+to this protocol object: hiredis parses what arrives and every reply goes straight to a callback,
+without a task or a coroutine per message. Both the pipelining client and the subscriber are built
+on it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,21 @@ from broker.errors import BrokerUnavailable
 MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
 """More than this waiting to be sent means that Redis does not read: refuse rather than grow."""
 
+Argument = bytes | str | int | float | memoryview
+"""What a command is made of."""
+
+pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
+"""One command as bytes; hiredis' own annotation allows commands of one word only."""
+
 _NOTHING_YET: Final = object()
 
 
 class RedisConnection(asyncio.Protocol):
-    """An open, authenticated connection. ``on_reply`` gets each reply, errors as exceptions;
-    ``on_read_end`` is called after the last reply of each read; ``on_lost`` once, at the end."""
+    """An open, authenticated connection.
+
+    ``on_reply`` gets each reply, errors as exceptions; ``on_read_end`` is called after the last
+    reply of each read; ``on_lost`` once, at the end.
+    """
 
     def __init__(
         self,
@@ -51,11 +61,12 @@ class RedisConnection(asyncio.Protocol):
         try:
             opener = _opener(url, name=name, timeout_seconds=timeout_seconds)
             async with asyncio.timeout(timeout_seconds):
-                await opener.connect()
+                await opener.connect()  # type: ignore[no-untyped-call]  # redis-py's gap
         except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             raise BrokerUnavailable(why=str(error) or type(error).__name__) from error
-        stream = cast("asyncio.StreamWriter", opener._writer)  # the socket changes hands here
-        opener._writer = opener._reader = None
+        # The socket changes hands here; redis-py has no public way to give it away.
+        stream = cast("asyncio.StreamWriter", opener._writer)  # noqa: SLF001 - as said
+        opener._writer = opener._reader = None  # noqa: SLF001 - as said
         # The writer closes its transport when it is collected, so it is kept.
         self._stream = stream
         self._transport = cast("asyncio.Transport", stream.transport)
@@ -63,9 +74,9 @@ class RedisConnection(asyncio.Protocol):
         if self._transport.is_closing():
             raise BrokerUnavailable(why="the connection was closed at once")
 
-    def send(self, *commands: tuple[bytes | str | int | float, ...]) -> None:
-        """Write commands; their replies come in the same order."""
-        self.write(b"".join(map(hiredis.pack_command, commands)))
+    def send(self, *command: Argument) -> None:
+        """Write one command; replies come in the order of sending."""
+        self.write(pack(command))
 
     def write(self, data: bytes) -> None:
         """Write packed commands. ``BrokerUnavailable`` when Redis has stopped reading."""
@@ -99,8 +110,11 @@ class RedisConnection(asyncio.Protocol):
 
 
 def _opener(url: str, *, name: str, timeout_seconds: float) -> redis_connection.AbstractConnection:
-    """A redis-py connection for ``url``, with every time-out set here rather than by its defaults:
-    its ``socket_timeout`` of 5 s would break blocking reads and quiet subscribers."""
+    """A redis-py connection for ``url``, with every time-out set here.
+
+    Its own defaults do not fit: a ``socket_timeout`` of 5 s would break blocking reads and quiet
+    subscribers.
+    """
     options: dict[str, Any] = dict(redis_connection.parse_url(url))
     kind = options.pop("connection_class", redis_connection.Connection)
     options.update(

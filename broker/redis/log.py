@@ -52,13 +52,16 @@ class Log(Store):
         return [_entry(each) for each in reply], len(reply) < most
 
     async def glance(self, channel: Channel, cursor: Cursor) -> Glance:
-        """What :func:`~broker.replay.judge` needs to know about a ``cursor`` other than ``0-0``."""
+        """What :func:`~broker.replay.judge` needs to know about a ``cursor``."""
         log = channel.log
+        below = (
+            "0-0" if cursor == ZERO else f"({cursor}"
+        )  # nothing lies below; Redis refuses "(0-0"
         here, oldest, before, newest = await self.client.execute_many(
             [
                 ("XRANGE", log, str(cursor), str(cursor)),
                 ("XRANGE", log, "-", "+", "COUNT", 1),
-                ("XREVRANGE", log, f"({cursor}", "-", "COUNT", 1),
+                ("XREVRANGE", log, below, "-", "COUNT", 1),
                 ("XREVRANGE", log, "+", "-", "COUNT", 1),
             ]
         )

@@ -28,8 +28,10 @@ class EventPublisher(Runs):
     """Publishing for whoever holds a claim."""
 
     async def publish(self, claim: Claim, publication: Publication) -> str:
-        """One attempt. The event's id; for a ``seq`` that is in the log already, the id it has there
-        (empty when that entry was trimmed): sending the same again is always safe.
+        """Publish one event, in one attempt; its id.
+
+        For a ``seq`` that is in the log already it is the id that it has there (empty when that
+        entry was trimmed): sending the same again is always safe.
 
         Raises a :class:`~broker.errors.Refused` or :class:`~broker.errors.BrokerUnavailable`. After
         a terminal event the run that waits next on the thread is released.

@@ -50,13 +50,18 @@ class RequestQueue:
         await self._join()
 
     async def stop(self) -> None:
-        """Close. A :meth:`take` under way ends with BrokerUnavailable; what it had read already is
-        taken over by another worker."""
+        """Close.
+
+        A :meth:`take` under way ends with BrokerUnavailable; what it had read already is taken over
+        by another worker.
+        """
         await self._client.stop()
 
     async def take(self, count: int) -> list[Request]:
-        """Up to ``count`` requests; empty after a second without any. BrokerUnavailable when the
-        connection is lost. Never cancel it: stop the queue instead."""
+        """Up to ``count`` requests; empty after a second without any.
+
+        BrokerUnavailable when the connection is lost. Never cancel it: stop the queue instead.
+        """
         try:
             reply = await self._client.execute(
                 "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, "BLOCK", _BLOCK_MS,

@@ -1,9 +1,10 @@
-"""Runs: registered once, claimed by one worker at a time, stopped, and always ended (promise G5)."""
+"""Runs: registered once, claimed by one worker at a time, and always ended (promise G5)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import orjson
@@ -51,8 +52,11 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """``duplicate``: the message had begun this run before. ``enqueue``: give it to the queue now.
-    ``busy``: the thread's open runs before this one, oldest first."""
+    """A run that is in the registry.
+
+    ``duplicate``: the message had begun it before. ``enqueue``: give it to the queue now. ``busy``:
+    the thread's open runs before this one, oldest first.
+    """
 
     run_id: str
     thread_id: str
@@ -107,10 +111,16 @@ class Runs(Store):
     """The registry of runs."""
 
     async def register(
-        self, request: RunRequest, spec: AgentSpec | None = None, *, epoch_ms: int, echo: bool = True
+        self,
+        request: RunRequest,
+        spec: AgentSpec | None = None,
+        *,
+        epoch_ms: int,
+        echo: bool = True,
     ) -> Registered:
-        """Register a run, once per message id; with ``echo`` the user's message goes to the channel.
+        """Register a run, once per message id.
 
+        With ``echo`` the user's message goes to the channel.
         The same message id again answers the run that it began. Raises ThreadBusy (``on_busy`` is
         ``"reject"``) or BrokerUnavailable. Not queued yet: :meth:`enqueue` does that.
         """
@@ -190,8 +200,9 @@ class Runs(Store):
     async def stop_run(self, owner: Owner, run_id: str) -> State:
         """Ask a run to stop: idempotent, before it starts, while it runs, and with its worker dead.
 
-        Its worker is told at once and again with its next renewal; a run that no worker has is ended
-        here and now by the caller through :meth:`take_over`. Raises RunNotFound, also for a run of
+        Its worker is told at once and again with its next renewal; a run that no worker has is
+        ended here and now by the caller through :meth:`take_over`. Raises RunNotFound, also for a
+        run of
         somebody else. Returns the state before.
         """
         partition = self.keys.partition(owner)
@@ -206,7 +217,7 @@ class Runs(Store):
         return State(state.decode())
 
     async def run(self, owner: Owner, run_id: str) -> dict[str, Any]:
-        """What ``GET /api/v1/runs/{id}`` answers (protocol section 7), plus ``channel``'s keys apart.
+        """What ``GET /api/v1/runs/{id}`` answers (protocol section 7).
 
         Raises RunNotFound, with the same text for "not yours" and "not there".
         """
@@ -256,7 +267,9 @@ class Runs(Store):
         if agent is not None:
             await self._enqueue(agent.decode(), partition, run_id)
 
-    async def due(self, partitions: Sequence[int], *, epoch_ms: int, most: int) -> list[list[bytes]]:
+    async def due(
+        self, partitions: Sequence[int], *, epoch_ms: int, most: int
+    ) -> list[list[bytes]]:
         """Run ids whose deadline has passed, per partition; ``epoch_ms`` is Redis' own clock."""
         return await self.client.execute_many(
             [
@@ -268,9 +281,12 @@ class Runs(Store):
     async def take_over(
         self, partition: int, run_id: str, *, node_id: str, unclaimed_only: bool = False
     ) -> tuple[Claim, str, str] | None:
-        """Decide over a run whose deadline has passed (or, with ``unclaimed_only``, end one that was
-        stopped before a worker had it). Returns (claim, status, error code) when the caller is now
-        the one to write its terminal event; None when it is queued again or needs nothing."""
+        """Decide over a run whose deadline has passed.
+
+        With ``unclaimed_only``: end one that was stopped before a worker had it. Returns (claim,
+        status, error code) when the caller is now
+        the one to write its terminal event; None when it is queued again or needs nothing.
+        """
         keys, limits = self.keys, self.limits
         run_key = keys.run(partition, run_id)
         token, scope, name, thread = await self.client.execute(
@@ -331,7 +347,7 @@ class Runs(Store):
         return counts, published
 
     async def ended_runs(self) -> dict[str, int]:
-        """The fleet's counters of ended runs: ``agent\\nword`` → count, over the retention time.
+        """The fleet's counters of ended runs: agent, newline, word → count.
 
         Words are the statuses, ``total``, ``incomplete`` and ``published`` (events).
         """
@@ -374,7 +390,7 @@ class Runs(Store):
         message_key = (
             keys.message(request.owner, request.message_id) if request.message_id else run_key
         )
-        wanted = {
+        wanted: dict[str, bytes | str | int | float] = {
             "owner": request.owner.token,
             "scope": channel.scope,
             "name": channel.name,
@@ -413,7 +429,7 @@ class Runs(Store):
                 head(request.owner, request.thread_id, request.run_id),
                 echo,
                 worker,
-                *(part for pair in wanted.items() for part in pair),
+                *chain.from_iterable(wanted.items()),
             ],
         )
         return reply
@@ -492,4 +508,3 @@ def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
 
 def _moment(epoch_ms: str | None) -> str | None:
     return timestamp(int(epoch_ms)) if epoch_ms else None
-

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.channels import Keys
-from broker.redis.client import Argument, RedisClient
+from broker.redis.client import RedisClient
+from broker.redis.connection import Argument
 from broker.redis.scripts import Script
 
 
@@ -32,13 +33,10 @@ class Store:
         self.keys = keys
         self.limits = limits or Limits()
 
-    async def _run_script(
-        self, script: Script, keys: list[Argument], args: list[Argument]
-    ) -> Any:
+    async def _run_script(self, script: Script, keys: list[Argument], args: list[Argument]) -> Any:
         return await self.client.run_script(script, keys, args)
 
 
 def milliseconds(seconds: float) -> int:
     """Seconds of a setting → whole milliseconds for a script."""
     return round(seconds * 1000)
-

@@ -1,7 +1,8 @@
 """The subscriber connection: who listens to what, and the proof that it does.
 
-A subscription is good once Redis has acknowledged it, not before. After a lost connection everything
-is subscribed again, and only when all of it is acknowledged does ``on_restored`` run: what was
+A subscription is good once Redis has acknowledged it, not before. After a lost connection
+everything is subscribed again, and only when all of it is acknowledged does ``on_restored`` run:
+what was
 published meanwhile was not heard, so the owner then checks every log.
 """
 
@@ -12,6 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -86,8 +88,10 @@ class Subscriber:
         self.reconnect()
 
     async def subscribe(self, channel: bytes) -> None:
-        """Listen to ``channel``; returns when Redis has acknowledged it, also when that takes a
-        reconnection. Whoever cannot wait sets a deadline; a cancelled wait leaves the wish in place.
+        """Listen to ``channel``; returns when Redis has acknowledged it.
+
+        That may take a reconnection: whoever cannot wait sets a deadline. A cancelled wait leaves
+        the wish in place.
         """
         self._wanted[channel] = None
         if self._connection is None:
@@ -118,7 +122,7 @@ class Subscriber:
     def _send(self, *command: bytes | str) -> None:
         if self._connection is not None:
             with suppress(BrokerUnavailable):  # the loss of the connection is told by on_lost
-                self._connection.send(command)
+                self._connection.send(*command)
 
     def _on_reply(self, reply: Any) -> None:
         kind = reply[0] if isinstance(reply, list) else reply
@@ -146,7 +150,7 @@ class Subscriber:
         for channel, waiting in self._unacknowledged:
             first = self._early.setdefault(channel, waiting)
             if first is not waiting:
-                first.add_done_callback(lambda _, later=waiting: later.set_result(None))
+                first.add_done_callback(partial(_tell, waiting))
         self._unacknowledged.clear()
         self._lost.set()
 
@@ -174,7 +178,7 @@ class Subscriber:
             await asyncio.sleep(next(delays))
 
     async def _subscribe_all(self) -> list[bytes] | None:
-        """Subscribe to everything wanted and await the acknowledgements; None when lost meanwhile."""
+        """Subscribe to everything wanted, acknowledged; None when lost meanwhile."""
         wanted = list(self._wanted)
         early, self._early = self._early, {}
         loop = asyncio.get_running_loop()
@@ -198,3 +202,7 @@ class Subscriber:
             return wanted
         self.reconnect()
         return None
+
+
+def _tell(waiting: asyncio.Future[None], _done: object) -> None:
+    waiting.set_result(None)

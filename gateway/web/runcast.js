@@ -76,7 +76,8 @@ const MOVES = Object.freeze({
  *   refused or is about to expire, so a remembered one will not do.
  * @property {string} [url]  Default `/ws` of this page's host.
  * @property {Mode} [mode]  Default `main`.
- * @property {string} [threadId]  main: only this thread; factory: the thread, one is made if absent.
+ * @property {string} [threadId]  main: only this thread; factory: the thread, one is made if absent. It
+ *   is also the thread that messages are sent to, and only that in all other cases.
  * @property {"standard" | "strict"} [isolationLevel]  factory only.
  * @property {string} [runId]  factory strict: attach to this run at once.
  * @property {string} [after]  Cursor to begin at; `0-0` = all that is retained; absent = from now on.
@@ -304,7 +305,7 @@ export class RuncastClient {
     }
     /** @type {string} */
     let channel = mode ?? "main";
-    if (mode === "main" || mode === "factory") {
+    if (mode === "main" || (mode === "factory" && !this.#strict)) {
       set("thread_id", threadId);
       channel = `thread:${threadId ?? ""}`;
     }

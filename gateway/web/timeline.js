@@ -16,7 +16,7 @@ const STATUS_WORDS = {
   open: "running",
   succeeded: "succeeded",
   failed: "failed",
-  cancelled: "stopped",
+  cancelled: "cancelled",
   abandoned: "abandoned",
 };
 
@@ -49,9 +49,15 @@ const isSmall = (value) => (JSON.stringify(value) ?? "").length <= SHORT_VALUE;
 const isShortRecord = (value) =>
   isRecord(value) && Object.keys(value).length <= MOST_FIELDS && Object.values(value).every(isSmall);
 
+/** As it reads best in a line: fractions to six figures, the rest of them is in the title. */
+function inBrief(value) {
+  if (typeof value === "number" && !Number.isInteger(value)) return String(Number(value.toPrecision(6)));
+  return asText(value, 0) || JSON.stringify(value);
+}
+
 function fieldsView(record) {
   return element("dl", { class: "fields" }, ...Object.entries(record).map(([name, value]) =>
-    element("div", {}, element("dt", { text: name }), element("dd", { text: asText(value, 0) || "null" }))));
+    element("div", {}, element("dt", { text: name }), element("dd", { text: inBrief(value), title: asText(value, 0) }))));
 }
 
 /** A value as a reader wants it: small named values side by side, records of them line by line, all else as JSON. */
@@ -76,7 +82,7 @@ function resumedTag() {
 function markResumed(node, holder, resumed) {
   if (!resumed || node.dataset.resumed) return;
   node.dataset.resumed = "true";
-  holder.append(resumedTag());
+  holder.append(" ", resumedTag());
 }
 
 // ---- one view for each kind of item; each gives {node, update(item)}

@@ -44,13 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo() -> Iterator[str]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the chat page; RUNCAST_TEST_URL names a demo that already runs."""
     if running := os.environ.get("RUNCAST_TEST_URL"):
         yield running
         return
     command = [sys.executable, "-m", "gateway", "demo", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "RUNCAST_DATA_DIR": str(tmp_path_factory.mktemp("demo"))}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         found = next(

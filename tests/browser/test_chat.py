@@ -61,7 +61,7 @@ async def test_a_run_can_be_stopped(open_tab: OpenTab, questions: dict[str, str]
     await expect(run.locator(".tool").first).to_be_visible()
     await pane.press("Stop")
     await expect_ended(run, "cancelled")
-    await expect(run.locator("> .run-head .status")).to_have_text("stopped")
+    await expect(run.locator("> .run-head .status")).to_have_text("cancelled")
     await expect(run.get_by_role("button", name="Stop")).to_be_hidden()
     await expect(run.locator(".tool[data-state=running]")).to_have_count(0)
 

@@ -348,6 +348,7 @@ async def test_each_thread_keeps_its_own_cursor(script: Script) -> None:
 
 async def test_strict_takes_up_every_open_run_and_no_other(script: Script) -> None:
     link = await script.start(mode="factory", isolationLevel="strict", threadId="t1")
+    assert link.query == {"mode": "factory", "isolation_level": "strict"}
     link.welcome("0-0", thread_id="t1")
     link.live("0-0")
     for run in ("r1", "r2", "r3"):

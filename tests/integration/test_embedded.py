@@ -182,10 +182,12 @@ asyncio.run(main())
 @pytest.mark.parametrize("server", SERVERS)
 def test_it_is_gone_when_its_parent_is_killed(server: str) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, server], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        assert "redis-server" in psutil.Process(pid).name()
-        parent.kill()
+        try:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            assert "redis-server" in psutil.Process(pid).name()
+        finally:
+            parent.kill()
         wait_gone(pid)
 
 

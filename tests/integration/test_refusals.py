@@ -1,4 +1,4 @@
-"""Every refusal of protocol sections 3, 5 and 6, with its exact status, close code or error code."""
+"""Every refusal of protocol sections 3, 5 and 6: its exact status, close code or error code."""
 
 import asyncio
 import base64
@@ -268,10 +268,7 @@ async def test_bad_frames_are_answered_and_the_connection_kept(base: str) -> Non
         ]
         for number, (text, code) in enumerate(cases):
             await client.ws.send_str(text)
-            await client.until(
-                lambda frames, want=number + 1: sum(f["type"] == "error" for f in frames) == want
-            )
-            error = [frame for frame in client.frames if frame["type"] == "error"][-1]
+            error = await client.nth("error", number)
             assert error["ref"] is None
             assert error["payload"]["code"] == code, text[:60]
             assert error["payload"]["retryable"] is False
@@ -351,7 +348,7 @@ async def test_another_thread_than_the_connections_is_not_allowed(
 ) -> None:
     await broker.announce([AgentSpec(name="any")])
     for query in ({"thread_id": "t"}, {"mode": "factory", "thread_id": "t"}):
-        async with Client(base, **query) as client:
+        async with Client(base, query=query) as client:
             await client.send("user_message", {"content": "x", "thread_id": "u"}, ref="r")
             assert (await client.reply("r"))["payload"]["code"] == "not_allowed"
 
@@ -401,7 +398,7 @@ async def test_taking_up_an_isolated_connection_closes_the_former_socket_4409(ba
     async with Client(base, mode="isolated") as first:
         hello = (await first.first("connection_established"))["payload"]
         again = {"connection": hello["connection_id"], "secret": hello["secret"]}
-        async with Client(base, mode="isolated", **again) as second:
+        async with Client(base, mode="isolated", query=again) as second:
             assert await first.closed() == 4409
             resumed = (await second.first("connection_established"))["payload"]
             assert resumed["connection_id"] == hello["connection_id"]

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.mission_critical.conftest import System
-from tests.support.clients import FIVE, Client, Frame, cursor_key
+from tests.support.clients import FIVE, Client, Frame, cursor_key, payload_of
 
 MODES: dict[str, dict[str, str]] = {
     "main": {"mode": "main"},
@@ -44,11 +44,11 @@ def types(events: list[Frame]) -> list[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_all_five_events_arrive_in_order_and_once(system: System, mode: str) -> None:
-    async with Client(system.first, user(), **MODES[mode]) as client:
+    async with Client(system.first, user(), query=MODES[mode]) as client:
         run_id = await client.ask("hello", agent="five")
         end = await client.completed(run_id)
         assert tuple(types(client.events(run_id))) == FIVE
-        payload = end.get("payload", end.get("data"))
+        payload = payload_of(end)
         assert payload["status"] == "succeeded"
         assert payload["response"] == f"done for {client.user}"
         assert payload["missing"] == []
@@ -196,7 +196,7 @@ async def test_fifty_concurrent_users_over_all_modes_get_no_foreign_event(system
 
     async def one_user(number: int) -> tuple[Client, list[str]]:
         mode = list(MODES)[number % len(MODES)]
-        async with Client(gateways[number % 2], f"{user()}-{number}", **MODES[mode]) as client:
+        async with Client(gateways[number % 2], f"{user()}-{number}", query=MODES[mode]) as client:
             await client.first("live")
             runs = [
                 await client.ask({"calls": 2}, agent="five", ref=f"m{turn}") for turn in range(3)

@@ -116,7 +116,6 @@ async def writer(run: Run) -> None:
     text: str = run.content["text"]
     for start in range(0, len(text), 3):
         await run.write(text[start : start + 3])
-    return None
 
 
 @worker.agent("beats", on_busy="parallel")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -28,9 +28,11 @@ class Client:
         token: str | None = None,
         headers: dict[str, str] | None = None,
         protocols: Iterable[str] = (),
-        **query: str,
+        query: Mapping[str, str] | None = None,
+        **parameters: str,
     ) -> None:
         self.user = user
+        query = {**(query or {}), **parameters}
         self.url = f"{base}{path}" + (f"?{urlencode(query)}" if query else "")
         self._headers = headers
         if headers is None:
@@ -95,13 +97,22 @@ class Client:
         def found(frames: list[Frame]) -> Frame | None:
             for frame in frames:
                 if frame["type"] == kind:
-                    fields = frame.get("payload", frame.get("data"))
+                    fields = payload_of(frame)
                     if all(fields.get(name) == value for name, value in payload.items()):
                         return frame
             return None
 
         frame: Frame = await self.until(found, what=f"{kind} {payload or ''}")
         return frame
+
+    async def nth(self, kind: str, number: int) -> Frame:
+        """The frame of a type that came after ``number`` others of it."""
+
+        def found(frames: list[Frame]) -> list[Frame]:
+            return [frame for frame in frames if frame["type"] == kind][number:]
+
+        frames: list[Frame] = await self.until(found, what=f"{kind} number {number}")
+        return frames[0]
 
     async def reply(self, ref: str) -> Frame:
         """The one answer to the frame that was sent with this id."""
@@ -119,7 +130,9 @@ class Client:
         assert self.close_code is not None
         return self.close_code
 
-    async def send(self, kind: str, payload: Frame | None = None, *, ref: str | None = None) -> None:
+    async def send(
+        self, kind: str, payload: Frame | None = None, *, ref: str | None = None
+    ) -> None:
         frame: Frame = {"type": kind, "payload": payload or {}}
         if ref is not None:
             frame["id"] = ref
@@ -130,7 +143,7 @@ class Client:
         await self.send("user_message", {"content": content, **payload}, ref=ref)
         accepted = await self.reply(ref)
         assert accepted["type"] == "run_accepted", accepted
-        run_id: str = accepted.get("payload", accepted.get("data"))["run_id"]
+        run_id: str = payload_of(accepted)["run_id"]
         return run_id
 
     async def completed(self, run_id: str, *, seconds: float = 8.0) -> Frame:
@@ -155,8 +168,14 @@ class Client:
         return [frame for frame in self.frames if "id" in frame]
 
 
+def payload_of(frame: Frame) -> dict[str, Any]:
+    """The payload, in either shape."""
+    payload: dict[str, Any] = frame["payload"] if "payload" in frame else frame["data"]
+    return payload
+
+
 def is_terminal(frame: Frame, run_id: str) -> bool:
-    return frame["type"] == "agent_completed" and frame["run_id"] == run_id
+    return (frame["type"], frame.get("run_id")) == ("agent_completed", run_id)
 
 
 def cursor_key(frame: Frame) -> tuple[int, int]:

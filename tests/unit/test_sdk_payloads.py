@@ -51,7 +51,9 @@ def test_a_completion_pairs_with_the_only_open_call_of_its_tool(lifecycle: Lifec
     open_call(lifecycle, "a", "one")
     open_call(lifecycle, "b", "two")
     opened = {"a": 1.0, "b": 4.5}
-    payload = complete("tool_completed", {"tool": "two", "result": 1}, lifecycle, known(opened=opened))
+    payload = complete(
+        "tool_completed", {"tool": "two", "result": 1}, lifecycle, known(opened=opened)
+    )
     assert payload == {
         "tool": "two",
         "call_id": "b",

@@ -96,8 +96,7 @@ def test_whatever_fails_everything_leaves_once_and_in_order(
     left: list[int] = []
     for failing in [*rounds, *[set[int]()] * (count // WINDOW + 1)]:
         replies = [
-            Reply.RETRY if at in failing else Reply.CONFIRMED
-            for at in range(len(pending.window()))
+            Reply.RETRY if at in failing else Reply.CONFIRMED for at in range(len(pending.window()))
         ]
         left += [item.number for item in pending.settle(replies).confirmed]
     assert left == list(range(count))

@@ -20,6 +20,7 @@ from agents_sdk import (
     Run,
     RunStopped,
     Worker,
+    WrongEventLoop,
     current_run,
 )
 from agents_sdk.errors import Reason
@@ -245,9 +246,7 @@ async def test_merged_text_goes_out_by_itself() -> None:
     async def agent(run: Run) -> None:
         await run.write("a")
         await run.write("b")
-        async with asyncio.timeout(5):
-            while len(texts(host.events)) < 2:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(texts(host.events)) == 2)
 
     host = RecordingHost()
     await Execution(host, host.register(request()), agent, AgentSpec(name="a")).conduct()
@@ -606,14 +605,30 @@ async def test_a_child_in_a_forgotten_task_ends_with_its_parent() -> None:
 
     async def agent(run: Run) -> None:
         tasks.append(asyncio.create_task(forgotten(run)))
-        while not run.children:
-            await asyncio.sleep(0)
+        await until(lambda: bool(run.children))
 
     events = await run_agent(agent)
     with pytest.raises(RunStopped):
         await tasks[0]
     expect(events).started().completed().nothing_else()
     chain = expect(events).subagent("searcher").started()
+    chain.completed("cancelled", error="parent_ended").nothing_else()
+
+
+async def test_a_child_forgotten_within_a_scope_ends_with_it() -> None:
+    host = RecordingHost()
+
+    async def forgotten(run: Run) -> None:
+        async with run.subagent("searcher"):
+            await asyncio.sleep(60)
+
+    async with Scope(host, request()) as run:
+        task = asyncio.create_task(forgotten(run))
+        await until(lambda: bool(run.children))
+    with pytest.raises(RunStopped):
+        await task
+    expect(host.events).started().completed().nothing_else()
+    chain = expect(host.events).subagent("searcher").started()
     chain.completed("cancelled", error="parent_ended").nothing_else()
 
 
@@ -654,10 +669,11 @@ async def test_cancelling_the_body_of_a_scope_from_outside_stays_a_cancellation(
 
 async def test_leaving_a_scope_during_an_outage_says_so_and_sends_later() -> None:
     host = Flaky(publish_timeout_seconds=0.02)
+    scope = Scope(host, request())
+    await (await scope.__aenter__()).think("…")
+    host.away = True
     with pytest.raises(PublishError):
-        async with Scope(host, request()) as run:
-            await run.think("…")
-            host.away = True
+        await scope.__aexit__(None, None, None)
     host.away = False
     await until(lambda: "agent_completed" in types(host.events))
     expect(host.events).started().thinking().completed().nothing_else()
@@ -673,6 +689,19 @@ async def test_the_current_run_is_found_in_tasks_and_threads() -> None:
         current_run()
 
 
+async def test_a_thread_speaks_through_the_runs_loop_and_not_past_it() -> None:
+    def in_thread() -> None:
+        run = current_run()
+        with pytest.raises(WrongEventLoop, match="run_coroutine_threadsafe"):
+            asyncio.run(run.think("wrong"))
+        asyncio.run_coroutine_threadsafe(run.think("right"), run.loop).result(5)
+
+    async def agent(run: Run) -> None:
+        await asyncio.to_thread(in_thread)
+
+    expect(await run_agent(agent)).started().thinking("right").completed().nothing_else()
+
+
 async def test_runs_at_the_same_time_do_not_meet() -> None:
     async def agent(run: Run) -> str:
         await asyncio.sleep(0.001)
@@ -686,5 +715,5 @@ async def test_runs_at_the_same_time_do_not_meet() -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # nothing here could set an event
             await asyncio.sleep(0.001)

@@ -129,4 +129,4 @@ async def test_the_log_refuses_what_the_script_refuses() -> None:
     with pytest.raises(RunClosed):
         await host.publish_delta(claim, offset=2, text="x")
     assert len(host.events) == 3
-    assert [each.get("id") for each in host.events][0] == first
+    assert host.events[0]["id"] == first

@@ -13,6 +13,7 @@ if stored[1] ~= ARGV[2] then
   return 'FENCED'
 end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('EXPIRE', KEYS[3], ARGV[4])
 redis.call('EXPIRE', KEYS[4], ARGV[4])
 local deadline = now() + ARGV[3]

@@ -1,0 +1,252 @@
+"""The command line, as it is typed: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import jwt
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli import COMMAND_GROUPS, program
+from tests.support.servers import SECRET, Fleet, Redis, free_port, running_fleet, wait_until
+
+pytestmark = pytest.mark.timeout(40)
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("demo", "gateway", "worker", "redis", "token", "chat", "tail", "publish", "check")
+
+
+def runcast(*arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RUNCAST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**clean, "COLUMNS": "200", **settings},
+        timeout=30,
+        check=False,
+    )
+
+
+class System:
+    """A gateway and a worker with the demo's agent, and the settings that reach them."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        address = fleet.gateway()
+        worker = fleet.worker("agents_sdk.demo:worker")
+        wait_until(lambda: "serves analyst" in worker.printed(), what="the worker serves")
+        self.settings = {
+            "RUNCAST_URL": f"{address.replace('http', 'ws')}/ws",
+            "RUNCAST_JWT_SECRET": SECRET,
+            "RUNCAST_REDIS_URL": fleet.redis.url,
+        }
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return runcast(*arguments, stdin=stdin, **self.settings)
+
+    def events(self, *arguments: str, stdin: str = "") -> list[dict[str, object]]:
+        done = self.run(*arguments, "--json", stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def system(redis_server: Redis) -> Iterator[System]:
+    with running_fleet(redis_server, RUNCAST_PREFIX="cli") as fleet:
+        yield System(fleet)
+
+
+FIVE = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]
+
+
+class TestChat:
+    def test_shows_the_run_and_succeeds(self, system: System) -> None:
+        done = system.run("chat", "--user", "alice", "1 2 3")
+        assert done.returncode == 0, done.stderr
+        places = [done.stdout.index(name) for name in FIVE]
+        assert places == sorted(places)
+        assert "mean 2" in done.stdout
+
+    @pytest.mark.parametrize(
+        "mode",
+        [
+            ("--mode", "factory"),
+            ("--mode", "factory", "--level", "strict"),
+            ("--mode", "isolated"),
+            ("--mode", "legacy"),
+        ],
+        ids=" ".join,
+    )
+    def test_in_every_mode_one_event_per_line(self, system: System, mode: tuple[str, ...]) -> None:
+        events = system.events("chat", "--user", "alice", *mode, "1 2 3")
+        assert next(event["type"] for event in events if event["type"] in FIVE) == FIVE[0]
+        assert events[-1]["type"] == FIVE[-1]
+        assert len({event["run_id"] for event in events}) == 1
+
+    def test_reads_the_message_from_standard_input(self, system: System) -> None:
+        events = system.events("chat", "--user", "alice", "-", stdin="4 5 6")
+        assert events[0]["payload"]["content"] == "4 5 6"  # type: ignore[index]
+
+    def test_takes_a_token(self, system: System) -> None:
+        token = system.run("token", "--user", "bob").stdout.strip()
+        events = system.events("chat", "--token", token, "1 2 3")
+        assert {event.get("user_id", "bob") for event in events} == {"bob"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (("--user", "alice", "--agent", "nobody"), "unknown_agent"),
+            (("--user", "alice", "--mode", "bogus"), "factory, isolated, legacy, main"),
+            (("--token", "a.b.c"), "HTTP 401"),
+            ((), "--user alice"),
+            (("--user", "alice", "--url", "ws://127.0.0.1:1/ws"), "ws://127.0.0.1:1"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+    )
+    def test_a_failure_says_why_on_standard_error(
+        self, system: System, arguments: tuple[str, ...], says: str
+    ) -> None:
+        done = system.run("chat", *arguments, "hello")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert says in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_tail_follows_from_a_cursor_until_it_is_interrupted(system: System) -> None:
+    events = system.events("chat", "--user", "carol", "1 2 3")
+    logged = [event["id"] for event in events if "id" in event]
+    command = [sys.executable, "-m", "gateway", "tail", "--user", "carol", "--json"]
+    with subprocess.Popen(
+        [*command, "--after", str(logged[0])],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, **system.settings},
+    ) as tail:
+        assert tail.stdout is not None
+        had = [json.loads(tail.stdout.readline())["id"] for _ in logged[1:]]
+        assert had == logged[1:]
+        tail.send_signal(signal.SIGINT)
+        assert tail.wait(10) == 0
+
+
+class TestToken:
+    def test_prints_a_token_and_nothing_else(self) -> None:
+        arguments = ("--user", "ops", "--tenant", "t", "--operator", "--ttl-seconds", "60")
+        done = runcast("token", *arguments, RUNCAST_JWT_SECRET=SECRET)
+        claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"])
+        assert (claims["sub"], claims["tenant"], claims["role"]) == ("ops", "t", "operator")
+        assert claims["exp"] - claims["iat"] == 60
+
+    def test_without_a_secret_says_what_to_do(self) -> None:
+        done = runcast("token", "--user", "alice")
+        assert done.returncode == 1
+        assert "RUNCAST_JWT_SECRET" in done.stderr
+
+
+class TestCheck:
+    def test_a_working_configuration(self, system: System) -> None:
+        done = system.run("check", "--json")
+        told = json.loads(done.stdout)
+        assert (done.returncode, told["ok"]) == (0, True)
+        assert {check["name"] for check in told["checks"]} == {"settings", "token key", "redis"}
+        assert system.run("check").returncode == 0
+
+    def test_a_redis_that_is_not_there(self) -> None:
+        url = f"redis://127.0.0.1:{free_port()}"
+        done = runcast("check", RUNCAST_REDIS_URL=url, RUNCAST_JWT_SECRET=SECRET)
+        assert done.returncode == 1
+        assert "Check RUNCAST_REDIS_URL" in done.stdout
+
+    def test_no_key(self) -> None:
+        done = runcast("check", "--json")
+        checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        assert done.returncode == 1
+        assert "RUNCAST_JWT_PUBLIC_KEY_FILE" in checks["token key"]["detail"]
+        assert checks["redis"]["detail"].startswith("embedded: ")
+
+    def test_an_unknown_setting(self) -> None:
+        done = runcast("check", RUNCAST_REDIS_URI="redis://x")
+        assert done.returncode == 1
+        assert "RUNCAST_REDIS_URL" in done.stderr
+
+
+class TestGateway:
+    def test_several_processes_share_a_port_and_drain(self, redis_server: Redis) -> None:
+        with running_fleet(redis_server, RUNCAST_PREFIX="many", RUNCAST_DRAIN_SECONDS="1") as fleet:
+            arguments = ("gateway", "--port", "0", "--processes", "2")
+            process = fleet.runcast(*arguments, name="gateways")
+            wait_until(
+                lambda: "with 2 processes" in process.printed(), seconds=20, what="they serve"
+            )
+            assert process.end(signal.SIGTERM, seconds=15) == 0
+            assert "Traceback" not in process.printed()
+
+    def test_a_taken_port_is_named(self, system: System) -> None:
+        port = system.settings["RUNCAST_URL"].split(":")[2].split("/")[0]
+        done = system.run("gateway", "--port", port)
+        assert done.returncode == 1
+        assert f"port {port}: Address already in use" in done.stderr
+
+    def test_it_does_not_start_without_a_key(self) -> None:
+        done = runcast("gateway")
+        assert done.returncode == 1
+        assert "no key to verify tokens with" in done.stderr
+
+    def test_redis_down_at_start_is_a_clear_end(self) -> None:
+        url = f"redis://127.0.0.1:{free_port()}"
+        done = runcast("gateway", RUNCAST_REDIS_URL=url, RUNCAST_JWT_SECRET=SECRET)
+        assert done.returncode == 1
+        assert "Redis is not available" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_redis_prints_its_url_first_and_stops_on_sigterm(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gateway", "redis", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("unix://")
+        assert json.loads(
+            runcast("check", "--json", RUNCAST_REDIS_URL=url, RUNCAST_JWT_SECRET=SECRET).stdout
+        )["ok"]
+        process.terminate()
+        assert process.wait(10) == 0
+    assert not Path(url.removeprefix("unix://")).exists()
+
+
+class TestHelp:
+    """In this process: starting one for each page would cost a second each."""
+
+    def help(self, *arguments: str) -> str:
+        shown = CliRunner().invoke(program(), [*arguments, "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0
+        return shown.stdout
+
+    def test_names_every_command(self) -> None:
+        for command in COMMANDS:
+            assert f" {command} " in self.help()
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_of_every_command_shows_examples(self, command: str) -> None:
+        assert f"runcast {command}" in self.help(command).partition("Examples:")[2]
+
+    def test_a_wrong_option_is_status_2(self) -> None:
+        assert CliRunner().invoke(program(), ["chat", "--bogus"]).exit_code == 2
+
+
+def test_a_checkout_and_an_installation_have_the_same_commands() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["runcast.commands"] == COMMAND_GROUPS
+    for place in COMMAND_GROUPS.values():
+        module, _, name = place.partition(":")
+        assert callable(getattr(import_module(module), name))

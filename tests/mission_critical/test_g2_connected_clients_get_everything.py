@@ -1,0 +1,113 @@
+"""G2: a connected client gets every event of its channel, in log order, without duplicates, also
+when Redis pub/sub dropped some."""
+
+import asyncio
+
+import pytest
+
+from broker.redis.broker import Broker
+from gateway.app import Gateway
+from tests.mission_critical.test_g1_published_once import opened, thought
+from tests.support.clients import Client, Frame
+
+
+async def test_g2_a_dropped_live_message_is_refilled_in_order(
+    gateway: Gateway, base: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third live message is lost on its way to the gateway's hub."""
+    deliver, count = gateway.node.relay.hub.on_message, 0
+
+    def lossy(channel: bytes, message: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count % 3:
+            deliver(channel, message)
+
+    monkeypatch.setattr(gateway.node.relay.hub, "on_message", lossy)
+    claim = await opened(broker, "alice")
+    async with Client(base, "alice") as client:
+        await client.first("live")
+        for seq in range(1, 62):
+            await broker.publish(claim, thought(claim, seq))
+        # 61 = 3 * 20 + 1: the last one is heard.
+        await client.until(lambda frames: any(frame.get("seq") == 61 for frame in frames))
+        assert [event["seq"] for event in client.events()] == list(range(1, 62))
+    assert gateway.node.relay.hub.counters.repaired >= 20
+
+
+async def test_g2_nothing_is_lost_when_the_subscriber_connection_is_killed(
+    gateway: Gateway, base: str, broker: Broker
+) -> None:
+    """What is published while nobody listens comes from the log, without the client noticing."""
+    claim = await opened(broker, "alice")
+    async with Client(base, "alice") as client:
+        await client.first("live")
+        for seq in range(1, 301):
+            if seq % 100 == 50:
+                await broker.client.execute("CLIENT", "KILL", "TYPE", "pubsub")
+            await broker.publish(claim, thought(claim, seq))
+        await client.until(lambda frames: any(frame.get("seq") == 300 for frame in frames))
+        assert [event["seq"] for event in client.events()] == list(range(1, 301))
+        assert not [frame for frame in client.frames if frame["type"] == "resync"]
+    assert gateway.node.relay.subscriber.reconnects >= 1
+
+
+async def test_g2_a_thousand_connects_race_with_publishing(base: str, broker: Broker) -> None:
+    """Clients connect while events flow: each gets all from its cursor on, none twice."""
+    claim = await opened(broker, "alice")
+    await broker.publish(claim, thought(claim, 1))
+    seq = 1
+    publishing = True
+
+    async def publish() -> None:
+        nonlocal seq
+        while publishing:
+            await broker.publish(claim, thought(claim, seq + 1))
+            seq += 1
+
+    publisher = asyncio.create_task(publish())
+
+    async def connect() -> None:
+        async with Client(base, "alice", after="0-0") as client:
+            await client.first("live")
+            behind = seq
+
+            def caught_up(frames: list[Frame]) -> bool:
+                return any(frame.get("seq", 0) >= behind for frame in frames)
+
+            await client.until(caught_up)
+            got = [event["seq"] for event in client.events()]
+            assert got == list(range(got[0], got[0] + len(got)))
+            assert got[0] == 1 or len(got) > 1
+
+    try:
+        for _ in range(5):
+            await asyncio.gather(*(connect() for _ in range(8)))
+    finally:
+        publishing = False
+        await publisher
+
+
+async def test_g2_a_rewritten_log_is_named_by_a_resync(
+    gateway: Gateway, base: str, broker: Broker
+) -> None:
+    """A promoted replica without the tail: the log goes on from before what the client has."""
+    claim = await opened(broker, "alice")
+    async with Client(base, "alice") as client:
+        await client.first("live")
+        for seq in range(1, 11):
+            await broker.publish(claim, thought(claim, seq))
+        await client.until(lambda frames: any(frame.get("seq") == 10 for frame in frames))
+        lost = [event["id"] for event in client.events()][-3:]
+        await broker.client.execute("XDEL", claim.channel.log, *lost)
+        key = broker.keys.run(claim.partition, claim.run_id)
+        await broker.client.execute("HSET", key, "seq", 7)
+        for seq in range(8, 12):
+            await broker.publish(claim, thought(claim, seq))
+        resync = await client.first("resync")
+        assert resync["payload"]["reason"] == "forked"
+        at = client.frames.index(resync)
+        await client.until(lambda frames: any(frame.get("seq") == 11 for frame in frames))
+        after = [frame["seq"] for frame in client.frames[at:] if "seq" in frame]
+        assert after == [8, 9, 10, 11], "replay from the last entry that both histories share"
+    assert gateway.node.relay.hub.counters.resyncs == 1

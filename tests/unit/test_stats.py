@@ -1,0 +1,95 @@
+"""Figures: percentiles that are right to a bucket, sums that lose nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.stats import BUCKETS_PER_DOUBLING, Latency, runs_view, summed
+
+TIMES = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
+WIDTH = 2 ** (1 / BUCKETS_PER_DOUBLING)
+
+
+@given(times=TIMES, percent=st.integers(1, 100))
+def test_a_percentile_is_right_to_one_bucket(times: list[float], percent: int) -> None:
+    """Never less than the truth, and at most 9 % more (a quarter of a millisecond at least)."""
+    latency = Latency()
+    for each in times:
+        latency.add(each)
+    truth = sorted(times)[math.ceil(len(times) * percent / 100) - 1]
+    told = latency.percentile(percent)
+    assert told is not None
+    assert truth <= told + 0.001
+    assert told <= max(truth * WIDTH, 0.25) + 0.001
+
+
+@given(TIMES, TIMES)
+def test_merging_is_counting_together(one: list[float], other: list[float]) -> None:
+    """The fleet's percentiles are those of all latencies, not an average of percentiles."""
+    left, right, both = Latency(), Latency(), Latency()
+    for each in one:
+        left.add(each)
+        both.add(each)
+    for each in other:
+        right.add(each)
+        both.add(each)
+    merged = Latency(left.counts)
+    merged.merge(right.counts)
+    assert merged.counts == both.counts
+    assert merged.percentiles() == both.percentiles()
+    assert sum(left.counts.values()) == len(one)
+
+
+def test_without_data_there_is_no_figure() -> None:
+    """None, not 0: nothing was measured."""
+    assert Latency().percentiles() == {"p50": None, "p95": None, "p99": None}
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "edge"), [(0, 0.25), (-5, 0.25), (0.25, 0.25), (0.5, 0.5), (1, 1), (64, 64)]
+)
+def test_bucket_edges(milliseconds: float, edge: float) -> None:
+    """Also a clock that went back counts, as the smallest."""
+    latency = Latency()
+    latency.add(milliseconds)
+    assert latency.percentile(50) == edge
+
+
+def test_percentiles_of_a_known_set() -> None:
+    """98 fast ones and two slow ones."""
+    latency = Latency({0: 98, 8 * 10: 2})
+    assert latency.percentiles() == {"p50": 0.25, "p95": 0.25, "p99": 256.0}
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 99)), max_size=5))
+def test_reports_add_up_field_by_field(reports: list[dict[str, int]]) -> None:
+    """Fields that only some gateways report count too."""
+    total = summed(reports)
+    names = {name for report in reports for name in report}
+    assert total == {name: sum(report.get(name, 0) for report in reports) for name in names}
+
+
+def test_the_runs_are_shown_by_state_status_and_agent() -> None:
+    """``agent\\nword`` counters become the tables of protocol section 7."""
+    counters = {
+        "a\ntotal": 5, "a\nsucceeded": 3, "a\nabandoned": 2, "a\nincomplete": 1, "a\npublished": 31,
+        "b\ntotal": 1, "b\nsucceeded": 1, "c\npublished": 2,
+    }  # fmt: skip
+    assert runs_view(counters, {"queued": 2, "running": 1}) == {
+        "by_state": {"queued": 2, "running": 1, "completed": 6},
+        "by_status": {"succeeded": 4, "abandoned": 2},
+        "by_agent": {
+            "a": {"total": 5, "incomplete": 1, "abandoned": 2},
+            "b": {"total": 1, "incomplete": 0, "abandoned": 0},
+            "c": {"total": 0, "incomplete": 0, "abandoned": 0},
+        },
+    }
+
+
+def test_no_runs_no_rows() -> None:
+    """An idle fleet shows empty tables."""
+    assert runs_view({}, {}) == {"by_state": {"completed": 0}, "by_status": {}, "by_agent": {}}
