@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
-from redis.exceptions import ResponseError
 
 from agents_sdk.emitter import Emitter, Voice
 from agents_sdk.errors import Reason
@@ -17,7 +16,13 @@ from agents_sdk.leases import Leases
 from broker.backoff import full_jitter
 from broker.channels import Keys
 from broker.config import Settings
-from broker.errors import BrokerUnavailable, ConfigurationError, PublishError, RunNotFound
+from broker.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    PublishError,
+    RunExists,
+    RunNotFound,
+)
 from broker.redis.broker import Broker, Limits
 from broker.redis.client import RedisClient
 from broker.redis.runs import AgentSpec, Claim, RunRequest
@@ -117,15 +122,13 @@ class Link:
     async def _open(self, request: RunRequest, spec: AgentSpec) -> Claim:
         try:
             return await self.broker.open_run(request, spec, worker_id=self.id)
-        except ResponseError as error:
-            if not str(error).startswith("RUN_EXISTS"):
-                raise
-        # The reply to an earlier try was lost: the run is there, and this process's.
-        partition = request.channel.partition
-        claim = await self.broker.claim(partition, request.run_id, worker_id=self.id)
-        if claim is None:
-            raise RunNotFound(subject=request.run_id)
-        return claim
+        except RunExists:
+            # The reply to an earlier try was lost: the run is there, and this process's.
+            partition = request.channel.partition
+            claim = await self.broker.claim(partition, request.run_id, worker_id=self.id)
+            if claim is None:
+                raise RunNotFound(subject=request.run_id) from None
+            return claim
 
     def hold(self, claim: Claim, notify: Callable[[Reason], None]) -> None:
         """Keep the lease of ``claim``."""

@@ -10,7 +10,7 @@
     ├── Refused                  the broker looked at it and said no; nothing was written
     │   ├── RunNotFound  NotOwner  Fenced  RunClosed  SequenceGap
     │   ├── CallNotOpen  EventTooLarge
-    │   └── UnknownAgent  QueueFull  ThreadBusy
+    │   └── UnknownAgent  QueueFull  ThreadBusy  RunExists
     ├── BrokerUnavailable        Redis cannot be reached, or did not answer in time
     └── PublishError             an event is not confirmed (yet); it stays in its run's buffer
 
@@ -133,11 +133,17 @@ class ThreadBusy(Refused):
     advice = "Wait for the open run to end, or stop it"
 
 
+class RunExists(Refused):
+    """A run of this id is registered already; ids are made anew for each run."""
+
+    code = "RUN_EXISTS"
+
+
 REFUSALS: dict[str, type[Refused]] = {
     kind.code: kind
     for kind in (
         RunNotFound, NotOwner, Fenced, RunClosed, SequenceGap, CallNotOpen, EventTooLarge,
-        UnknownAgent, QueueFull, ThreadBusy,
+        UnknownAgent, QueueFull, ThreadBusy, RunExists,
     )
 }  # fmt: skip
 """Script code → error class."""

@@ -6,6 +6,7 @@ once. The encoded body has every field but ``id``, which Redis gives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -113,7 +114,11 @@ VALUES: Final[Mapping[str, tuple[Condition, ...]]] = {
 """Event → conditions beyond the types."""
 
 COMMON_VALUES: Final[tuple[Condition, ...]] = (
-    ("duration_ms", lambda payload: payload["duration_ms"] >= 0, "must not be negative"),
+    (
+        "duration_ms",
+        lambda payload: 0 <= payload["duration_ms"] < math.inf,
+        "must not be negative, infinite or NaN",
+    ),
     (
         "error",
         lambda payload: all(isinstance(payload["error"].get(k), str) for k in ("code", "message")),

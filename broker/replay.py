@@ -130,6 +130,7 @@ class Follower:
             if entry.cursor > self.position:
                 if entry.prev == self.position.raw:
                     self.position = entry.cursor
+                    self._anywhere = False
                     passed.append(entry)
                 elif entry is not self._doubted:
                     self._doubted = entry

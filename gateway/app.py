@@ -47,7 +47,7 @@ BACKLOG: Final = 4096
 """Connections that the kernel keeps waiting: a whole gateway's clients may come at once."""
 
 HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; "
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

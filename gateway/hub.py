@@ -166,6 +166,9 @@ class Hub:
                 self._needs.feed_from_log(feed, member, from_redis(entry.prev))
         if feed.joining:
             self._emit_joining(feed, entry)
+        if entry.type == _COMPLETED:
+            for member in feed.live:
+                member.floors.pop(entry.run, None)
 
     def write(self, feed: Feed, member: Member, entry: Entry) -> bool:
         """Give one socket an event read from the log; False when it has no room."""
@@ -180,7 +183,14 @@ class Hub:
         """The socket has read its log to the end: from now on it gets what is live."""
         joining = feed.joining[member]
         deltas, joining.deltas = joining.deltas or [], None
-        given = (self._write_delta(feed, member, each, ws_text(each.body)) for each in deltas)
+        # A delta that continues nothing this socket has is of a run that ended before its text was
+        # read: the terminal event has the response.
+        begun = {each.run for each in deltas if each.seq == b"0"} | member.floors.keys()
+        given = (
+            self._write_delta(feed, member, each, ws_text(each.body))
+            for each in deltas
+            if each.run in begun
+        )
         if joining.starved or not all(given):
             self._feed_again(feed, member, joining)
         elif joining.follower.position == feed.follower.position:

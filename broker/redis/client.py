@@ -26,7 +26,17 @@ from broker.redis.connection import Argument, RedisConnection, pack
 log = structlog.get_logger(__name__)
 
 UNAVAILABLE: Final = frozenset(
-    {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS"}
+    {
+        "LOADING",
+        "BUSY",
+        "READONLY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "OOM",
+        "MISCONF",
+        "NOREPLICAS",
+    }
 )
 """Error words that say: not now, or not here. READONLY means: not the master any more."""
 

@@ -171,9 +171,9 @@ class Fleet:
         """A worker that may still be starting, or failing to."""
         return self.runcast("worker", module, name="worker")
 
-    def worker(self) -> Process:
+    def worker(self, module: str = "tests.support.agents:worker") -> Process:
         """A worker, once its agents are announced."""
-        process = self.worker_process()
+        process = self.worker_process(module)
         wait_until(
             lambda: " serves " in process.printed() or _ended(process, "the worker"),
             what="the worker serves",

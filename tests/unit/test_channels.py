@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.channels import (
@@ -24,14 +24,18 @@ from broker.channels import (
     encode_id,
 )
 
-NASTY = st.sampled_from(list(":{}% *?[]\\^-._~/+&=\"'%3A%7Bé\u2028\U0001f642") + ["%3A", "a", "b"])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+NASTY = st.sampled_from([*":{}% *?[]\\^-._~/+&=\"'%3A%7Bé\u2028\U0001f642", "%3A", "a", "b"])
 IDS = st.one_of(
     st.lists(NASTY, min_size=1, max_size=6).map("".join),
     st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=10),
 )
 OWNERS = st.builds(Owner, IDS | st.just(""), IDS)
 MODES = st.sampled_from(sorted(SCOPES, key=str))
-KEYS = st.builds(Keys, prefix=st.sampled_from(["rc", "app"]), partitions=st.sampled_from([1, 4, 128]))
+KEYS = st.builds(
+    Keys, prefix=st.sampled_from(["rc", "app"]), partitions=st.sampled_from([1, 4, 128])
+)
 
 
 def made(keys: Keys, owner: Owner, scope: Scope, names: dict[Scope, str]) -> Channel:
@@ -45,7 +49,7 @@ def seats(draw: st.DrawFn) -> tuple[Owner, tuple[Mode, Level | None], dict[Scope
     return draw(OWNERS), draw(MODES), names
 
 
-@settings(deadline=None, max_examples=400)
+@settings(relaxed, max_examples=250)
 @given(keys=KEYS, one=seats(), other=seats(), share=st.sets(st.integers(0, 4)))
 def test_two_seats_share_a_channel_exactly_when_they_share_owner_scope_and_its_id(
     keys: Keys,
@@ -53,7 +57,7 @@ def test_two_seats_share_a_channel_exactly_when_they_share_owner_scope_and_its_i
     other: tuple[Owner, tuple[Mode, Level | None], dict[Scope, str]],
     share: set[int],
 ) -> None:
-    """Any two (tenant, user, mode, level, thread, run, connection): one channel or three new keys."""
+    """Any two (tenant, user, mode, level, thread, run, connection): one channel or no key."""
     (owner, mode, names), (owner2, mode2, names2) = one, other
     owner2 = Owner(
         owner.tenant if 0 in share else owner2.tenant, owner.user if 1 in share else owner2.user
@@ -77,9 +81,7 @@ def test_separators_in_ids_cannot_move_a_border() -> None:
     for kind in (keys.message, keys.thread, keys.connection):
         made = {kind(Owner(tenant, "u"), name) for tenant, name in pairs if name}
         assert len(made) == sum(1 for _, name in pairs if name)
-    channels = {
-        keys.channel(Owner(tenant, user), Scope.USER).log for tenant, user in pairs if user
-    }
+    channels = {keys.channel(Owner(tenant, user), Scope.USER).log for tenant, user in pairs if user}
     assert len(channels) == 4
 
 
@@ -106,6 +108,7 @@ def named(keys: Keys, owner: Owner, name: str) -> dict[str, bytes]:
     }
 
 
+@relaxed
 @given(keys=KEYS, owner=OWNERS, name=IDS, other=IDS)
 def test_two_kinds_of_key_never_meet(keys: Keys, owner: Owner, name: str, other: str) -> None:
     """Whatever two ids are: a run's hash is never a thread's list, a log never a text."""
@@ -117,6 +120,7 @@ def test_two_kinds_of_key_never_meet(keys: Keys, owner: Owner, name: str, other:
             assert (key == key2) == same
 
 
+@relaxed
 @given(owner=OWNERS, name=IDS, agent=IDS, node=IDS)
 def test_the_installations_own_keys_are_nobodys(
     owner: Owner, name: str, agent: str, node: str
@@ -129,6 +133,7 @@ def test_the_installations_own_keys_are_nobodys(
     assert not set(own) & set(named(keys, owner, name).values())
 
 
+@relaxed
 @given(keys=KEYS, owner=OWNERS, name=IDS)
 def test_all_keys_of_an_owner_are_in_one_slot(keys: Keys, owner: Owner, name: str) -> None:
     """One script touches one slot: each key has exactly one hash tag, that of the partition."""
@@ -138,6 +143,7 @@ def test_all_keys_of_an_owner_are_in_one_slot(keys: Keys, owner: Owner, name: st
         assert key.startswith(f"{keys.prefix}:".encode() + tag)
 
 
+@relaxed
 @given(keys=KEYS, owner=OWNERS, name=IDS, agent=IDS)
 def test_no_key_has_a_character_that_means_something_to_redis(
     keys: Keys, owner: Owner, name: str, agent: str
@@ -147,6 +153,7 @@ def test_no_key_has_a_character_that_means_something_to_redis(
         assert re.fullmatch(rb"[A-Za-z0-9_.~%:{}-]+", key)
 
 
+@relaxed
 @given(OWNERS)
 def test_owner_and_token_round_trip(owner: Owner) -> None:
     """The word in an event's header says who owns it, without doubt."""
@@ -155,12 +162,14 @@ def test_owner_and_token_round_trip(owner: Owner) -> None:
     assert " " not in owner.token
 
 
+@relaxed
 @given(OWNERS, OWNERS)
 def test_two_owners_never_have_one_token(one: Owner, other: Owner) -> None:
     """G4 compares tokens."""
     assert (one.token == other.token) == (one == other)
 
 
+@relaxed
 @given(OWNERS, st.integers(1, 1000))
 def test_a_partition_is_one_of_those_there_are(owner: Owner, partitions: int) -> None:
     """And the same in every process: it is written into keys."""
@@ -206,6 +215,7 @@ def test_every_mode_and_level_has_its_scope_and_no_other_pair_has() -> None:
     }
 
 
+@relaxed
 @given(IDS, IDS)
 def test_encoding_is_one_to_one(one: str, other: str) -> None:
     """Two ids never become one word."""
@@ -225,6 +235,7 @@ def refusal(text: str) -> str | None:
     return None
 
 
+@relaxed
 @given(
     st.text(max_size=12)
     | st.text(st.characters(codec=None), max_size=12)

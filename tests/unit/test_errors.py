@@ -14,8 +14,8 @@ from broker.errors import (
     LifecycleError,
     PublishError,
     Refused,
-    RunClosed,
     RuncastError,
+    RunClosed,
     UsageError,
 )
 

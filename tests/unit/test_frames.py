@@ -1,15 +1,16 @@
-"""Frames on the wire: read back by an independent WebSocket parser, and within RFC 6455's limits."""
+"""Frames on the wire: read back by another WebSocket parser, and within RFC 6455's limits."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import orjson
 import pytest
 from aiohttp import WSMsgType
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.base_protocol import BaseProtocol
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.codec import from_log
@@ -27,6 +28,8 @@ from gateway.frames import (
     ws_pong,
     ws_text,
 )
+
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 BORDERS = [0, 1, 124, 125, 126, 127, 128, 65534, 65535, 65536, 65537, 200_000]
 PAYLOADS = st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(0, 9), max_size=3)
@@ -59,9 +62,11 @@ def test_a_text_frame_of_any_size_is_read_back(size: int, pieces: int) -> None:
     assert read_back(framed, pieces) == [(WSMsgType.TEXT, text.decode(), "")]
 
 
+@relaxed
 @given(st.lists(st.sampled_from(["text", "ping", "pong"]), max_size=6), st.integers(1, 9))
 def test_frames_written_in_one_piece_are_told_apart(kinds: list[str], pieces: int) -> None:
     """What leaves in one write arrives as the messages that it was made of."""
+    make: dict[str, Callable[[bytes], bytes]]
     make = {"text": ws_text, "ping": ws_ping, "pong": ws_pong}
     types = {"text": WSMsgType.TEXT, "ping": WSMsgType.PING, "pong": WSMsgType.PONG}
     data = b"".join(make[kind](f"{n}".encode()) for n, kind in enumerate(kinds))
@@ -76,6 +81,7 @@ def test_heartbeats_carry_their_payload(size: int) -> None:
     assert ws_ping() == b"\x89\x00"
 
 
+@relaxed
 @given(
     st.sampled_from(sorted(close_codes.CLOSE_CODES)),
     st.text(max_size=70) | st.text(st.sampled_from("aé€\U0001f642"), min_size=25, max_size=130),
@@ -92,6 +98,7 @@ def test_a_close_reason_fits_a_control_frame_and_stays_utf8(code: int, reason: s
         assert len((told + reason[len(told)]).encode()) > MAX_REASON_BYTES, "cut too early"
 
 
+@relaxed
 @given(PAYLOADS, st.none() | st.text(max_size=8))
 def test_control_frames_have_type_payload_and_a_ref_only_in_replies(
     payload: dict[str, object], ref: str | None

@@ -6,17 +6,20 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.channels import SCOPES, Level, Mode, Scope
 from broker.cursor import Cursor
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES, BadRequest, Opening, parse
 
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 VALUES = st.one_of(
     st.sampled_from([
-        "main", "factory", "isolated", "legacy", "MAIN", "standard", "strict", "true", "false", "all",
-        "lifecycle", "0-0", "5-1", "05-1", "", "a", "a b", "x" * 257, "\x00", "\ud800", "None",
+        "main", "factory", "isolated", "legacy", "MAIN", "standard", "strict", "true", "false",
+        "all", "lifecycle", "0-0", "5-1", "05-1", "", "a", "a b", "x" * 257, "\x00", "\ud800",
+        "None",
     ]),
     st.text(max_size=6),
 )  # fmt: skip
@@ -53,9 +56,7 @@ def test_all_that_can_be_asked_for() -> None:
     )  # fmt: skip
     strict = parse("/ws/factory", {"isolation_level": "strict", "run_id": "r"})
     assert (strict.level, strict.scope, strict.run_id) == (Level.STRICT, Scope.RUN, "r")
-    isolated = parse(
-        "/ws/isolated", {"connection": "c", "secret": "s", "connection_scope": "true"}
-    )
+    isolated = parse("/ws/isolated", {"connection": "c", "secret": "s", "connection_scope": "true"})
     assert (isolated.scope, isolated.connection, isolated.secret) == (Scope.CONNECTION, "c", "s")
     assert parse("/ws", {"mode": "legacy"}).scope is Scope.USER
 
@@ -140,14 +141,17 @@ def test_each_parameter_is_taken_exactly_in_the_modes_where_it_means_something(
         assert refused(query).code == "parameter_not_allowed"
 
 
-@settings(deadline=None, max_examples=500)
+@settings(relaxed, max_examples=250)
 @given(path=st.sampled_from(sorted(ROUTES)), query=st.dictionaries(NAMES, VALUES, max_size=5))
 def test_any_query_is_an_opening_or_a_bad_request(path: str, query: dict[str, str]) -> None:
     """Nothing else is raised, and what is opened is exactly what was asked for."""
     try:
         opening = parse(path, query)
     except BadRequest as error:
-        assert (error.status, bool(error.code), bool(error.detail)) == (400, True, True)
+        said = (error.status, bool(error.code), bool(error.detail))
+        opening = None
+    if opening is None:
+        assert said == (400, True, True)
         return
     assert opening.mode == (ROUTES[path] or query.get("mode", "main"))
     assert opening.scope is SCOPES[opening.mode, opening.level]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.channels import check_id, encode_id
 from broker.ids import RANDOM_BYTES, ulid
+
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 MOMENTS = st.integers(0, 2**48 - 1)
 CHANCE = st.binary(min_size=RANDOM_BYTES, max_size=RANDOM_BYTES)
@@ -20,6 +22,7 @@ def test_known_value() -> None:
     assert ulid(0, (1).to_bytes(10, "big")) == "0" * 25 + "1"
 
 
+@relaxed
 @given(first=MOMENTS, second=MOMENTS, one=CHANCE, other=CHANCE)
 def test_ids_sort_as_their_moments_and_never_meet_by_accident(
     first: int, second: int, one: bytes, other: bytes
@@ -30,6 +33,7 @@ def test_ids_sort_as_their_moments_and_never_meet_by_accident(
     assert (left == right) == ((first, one) == (second, other))
 
 
+@relaxed
 @given(moment=MOMENTS, chance=CHANCE)
 def test_an_id_is_26_safe_characters(moment: int, chance: bytes) -> None:
     """It passes every check of ids and needs no escaping in a key."""

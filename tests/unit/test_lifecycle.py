@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker import events
 from broker.errors import LifecycleError
 from broker.events import INPUT_REQUIRED, LIFECYCLE, STATUSES
 from broker.lifecycle import FLAGS, TRANSITIONS, Lifecycle, State, missing
+
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 Step = tuple[str, dict[str, Any]]
 
@@ -35,7 +37,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
 )
 
 
-def is_legal(word: list[Step]) -> bool:
+def is_legal(word: list[Step]) -> bool:  # noqa: PLR0911 - one rule, one return
     """Protocol section 2's rules of order, said again over the whole word and without a state."""
     kinds = [kind for kind, _ in word]
     if any(kind not in (*LIFECYCLE, INPUT_REQUIRED) for kind in kinds):
@@ -43,7 +45,7 @@ def is_legal(word: list[Step]) -> bool:
     if "agent_completed" in kinds[:-1] or kinds.count("agent_started") > 1:
         return False
     if kinds and kinds[0] == "agent_completed":
-        return word[0][1]["status"] != "succeeded"
+        return bool(word[0][1]["status"] != "succeeded")
     if kinds and kinds[0] != "agent_started":
         return False
     for call in {payload["call_id"] for _, payload in word if "call_id" in payload}:
@@ -53,9 +55,7 @@ def is_legal(word: list[Step]) -> bool:
             return False
         if any(kind != "tool_completed" for kind, _ in closed):
             return False
-        if any(
-            begun != ended for (_, begun), (_, ended) in zip(opened, closed, strict=False)
-        ):
+        if any(begun != ended for (_, begun), (_, ended) in zip(opened, closed, strict=False)):
             return False
         if len(ours) % 2 and kinds[-1] == "agent_completed":
             return False
@@ -66,7 +66,7 @@ def snapshot(run: Lifecycle) -> tuple[State, dict[str, str], set[str]]:
     return run.state, dict(run.open_calls), set(run.sent)
 
 
-@settings(deadline=None, max_examples=600)
+@settings(relaxed, max_examples=400)
 @given(st.lists(STEPS, max_size=14))
 def test_the_table_takes_exactly_the_legal_words(word: list[Step]) -> None:
     """Each step is taken exactly if the word with it is legal; a refused one changes nothing."""
@@ -77,10 +77,10 @@ def test_the_table_takes_exactly_the_legal_words(word: list[Step]) -> None:
         try:
             run.advance(*step)
         except LifecycleError as error:
+            told = (error.state, error.event_type, bool(error.why))
             assert not is_legal([*taken, step])
             assert snapshot(run) == before
-            assert (error.state, error.event_type) == (before[0], step[0])
-            assert error.why
+            assert told == (before[0], step[0], True)
         else:
             taken.append(step)
             assert is_legal(taken)
@@ -109,7 +109,7 @@ def _check_what_it_knows(run: Lifecycle, taken: list[Step]) -> None:
     assert set(run.open_calls) == {call for call, open_ in balance.items() if open_}
 
 
-@settings(deadline=None)
+@relaxed
 @given(st.lists(STEPS, max_size=8), st.sets(st.sampled_from(sorted(FLAGS.values()))))
 def test_a_new_attempt_begins_again_but_for_what_was_sent(
     word: list[Step], letters: set[str]

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.channels import Mode
@@ -26,6 +26,8 @@ from gateway.session import (
     StopAgent,
     UserInput,
 )
+
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 MAX = 4096
 CODES = {"bad_json", "bad_frame", "unknown_type", "message_too_large"}
@@ -90,9 +92,7 @@ def framed(kind: str, ident: str | None = "m1", **payload: Any) -> dict[str, Any
         ({"type": "ping", "id": None, "beyond": 1}, Ping(None, {})),
     ],
 )  # fmt: skip
-def test_every_frame_of_the_protocol_is_a_command(
-    frame: dict[str, Any], command: Command
-) -> None:
+def test_every_frame_of_the_protocol_is_a_command(frame: dict[str, Any], command: Command) -> None:
     """The table of protocol section 6, optional fields absent, null and present."""
     assert receive(frame) == command
 
@@ -186,7 +186,7 @@ def test_top_level_text_is_taken_in_legacy_mode_only(mode: Mode) -> None:
     assert refused({"type": "start_agent", "query": "hi"}, mode).code == "unknown_type"
 
 
-@settings(deadline=None, max_examples=500)
+@settings(relaxed, max_examples=250)
 @given(
     st.sampled_from([Mode.MAIN, Mode.LEGACY]),
     st.binary(max_size=40)
@@ -202,9 +202,8 @@ def test_any_bytes_are_a_command_or_a_frame_error(mode: Mode, text: bytes) -> No
     try:
         command = receive(text, mode)
     except FrameError as error:
-        assert error.code in CODES
-        assert error.message
-        assert error.bad
+        said = (error.code in CODES, bool(error.message), error.bad)
+        assert said == (True, True, True)
     else:
         frame = orjson.loads(text)
         assert command.ref == frame.get("id")
@@ -214,6 +213,7 @@ def test_any_bytes_are_a_command_or_a_frame_error(mode: Mode, text: bytes) -> No
             assert isinstance(command.metadata, dict)
 
 
+@relaxed
 @given(st.lists(st.floats(0, 30), max_size=60))
 def test_twenty_bad_frames_within_a_minute_are_misuse(pauses: list[float]) -> None:
     """Exactly those: the twentieth within 60 s of the first of them."""

@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Writes the tables and diagrams of these pages from the code's own tables.
+
+Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page belongs to this program. Run it from
+the checkout after a change of one of the tables: ``python docs/generate.py``. It prints the pages that
+it changed; ``tests/unit/test_docs.py`` fails while a page is stale.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+DOCS: Final = Path(__file__).resolve().parent
+ROOT: Final = DOCS.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+# After the path is set, so that the program runs in a checkout that is not installed.
+from broker.channels import SCOPES, Keys, Owner, Scope  # noqa: E402
+from broker.config import ENV_PREFIX, Settings  # noqa: E402
+from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
+from broker.lifecycle import TRANSITIONS, State  # noqa: E402
+from gateway.close_codes import CLOSE_CODES  # noqa: E402
+from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
+
+_SECTION: Final = re.compile(
+    r"(?P<open><!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<close><!-- end -->)", re.DOTALL
+)
+_ANY_PARTITION: Final = re.compile(r"\{\d+\}")
+_JSON_NAMES: Final = {
+    str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "list",
+    object: "any JSON",
+}  # fmt: skip
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; ``|`` in a cell is escaped."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace(chr(124), chr(92) + chr(124)) for cell in row)} |"
+        for row in lines
+    )
+
+
+def payloads() -> str:
+    """Event → fields, from the rules that the SDK checks."""
+
+    def fields(rule: Mapping[str, tuple[type, ...]]) -> str:
+        return ", ".join(f"`{name}` ({_json(types)})" for name, types in rule.items()) or "–"
+
+    return table(
+        ("type", "payload, always", "payload, optional"),
+        (
+            (f"`{name}`", fields(rule.always), fields(rule.optional))
+            for name, rule in PAYLOADS.items()
+        ),
+    )
+
+
+def lifecycle() -> str:
+    """The state machine as a diagram."""
+    edges: dict[tuple[State, State], list[str]] = {}
+    for (state, event), after in TRANSITIONS.items():
+        edges.setdefault((state, after), []).append(event)
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.QUEUED}"]
+    lines += [f"    {a} --> {b}: {', '.join(events)}" for (a, b), events in edges.items()]
+    return "\n".join([*lines, f"    {State.COMPLETED} --> [*]", "```"])
+
+
+def transitions() -> str:
+    """The state machine as a table: what each event does in each state."""
+    kinds = list(dict.fromkeys([*LIFECYCLE, *(event for _, event in TRANSITIONS)]))
+    return table(
+        ("state", *(f"`{kind}`" for kind in kinds)),
+        (
+            (f"**{state}**", *(str(TRANSITIONS.get((state, kind), "refused")) for kind in kinds))
+            for state in State
+        ),
+    )
+
+
+def scopes() -> str:
+    """(mode, level) → scope, and the channel's log key."""
+    keys, owner = Keys(), Owner("TENANT", "USER")
+    names = {
+        Scope.USER: "",
+        Scope.THREAD: "THREAD",
+        Scope.RUN: "RUN",
+        Scope.CONNECTION: "CONNECTION",
+    }
+    return table(
+        ("mode", "isolation_level", "scope", "the channel's log"),
+        (
+            (f"`{mode}`", f"`{level}`" if level else "–", f"`{scope}`",
+             f"`{_key(keys.channel(owner, scope, names[scope]).log)}`")
+            for (mode, level), scope in SCOPES.items()
+        ),
+    )  # fmt: skip
+
+
+def parameters() -> str:
+    """Query parameter → modes in which it has a meaning."""
+    every = list(dict.fromkeys(mode for modes in PARAMETERS.values() for mode in sorted(modes)))
+    rows = [
+        (f"`{name}`", *("yes" if mode in modes else "refused" for mode in sorted(every)))
+        for name, modes in PARAMETERS.items()
+    ]
+    rows += [(f"`{name}`", *["see authentication"] * len(every)) for name in sorted(CREDENTIALS)]
+    return table(("parameter", *(f"`{mode}`" for mode in sorted(every))), rows)
+
+
+def routes() -> str:
+    """Path → mode."""
+    return table(
+        ("path", "mode"),
+        (
+            (f"`{path}`", f"`{mode}`" if mode else "as the parameter `mode` says")
+            for path, mode in ROUTES.items()
+        ),
+    )
+
+
+def close_codes() -> str:
+    """The close codes and what a client does next."""
+    return table(
+        ("code", "name, also the reason sent", "reconnect?"),
+        ((str(row.code), row.name, str(row.reconnect)) for row in CLOSE_CODES.values()),
+    )
+
+
+def settings() -> str:
+    """Every setting with its default and meaning."""
+    rows = []
+    for name, info in Settings.model_fields.items():
+        default = info.default
+        if default is None or default == ():
+            shown = "none"
+        elif isinstance(default, bool):
+            shown = f"`{str(default).lower()}`"
+        else:
+            shown = f"`{default}`"
+        rows.append(
+            (f"`{ENV_PREFIX}{name.upper()}`", f"`{name}`", shown, _code(info.description or ""))
+        )
+    return table(("environment", "in a TOML file", "default", "what it is"), rows)
+
+
+def redis_keys() -> str:
+    """Every key name, from the one module that makes them."""
+    keys, owner = Keys(), Owner("TENANT", "USER")
+    partition = keys.partition(owner)
+    channel = keys.channel(owner, Scope.THREAD, "ID").log.decode().replace(":thread:", ":SCOPE:")
+    channels = [
+        (channel, "Stream: a channel's retained events, oldest trimmed"),
+        (channel.replace(":log:", ":live:"), "Pub/sub channel: the same events as they are appended, and streamed text"),
+        (channel.replace(":log:", ":open:"), "Set: the channel's open runs"),
+    ]  # fmt: skip
+    made: list[tuple[str, Callable[..., bytes]]] = [
+        (_key(keys.run(partition, "RUN")), Keys.run),
+        (_key(keys.text(partition, "RUN")), Keys.text),
+        (_key(keys.leases(partition)), Keys.leases),
+        (_key(keys.message(owner, "MESSAGE")), Keys.message),
+        (_key(keys.thread(owner, "THREAD")), Keys.thread),
+        (_key(keys.connection(owner, "CONNECTION")), Keys.connection),
+        (_key(keys.requests("AGENT")), Keys.requests),
+        (_key(keys.control("NODE")), Keys.control),
+    ]
+    rows = [(f"`{_key(name.encode())}`", *_kind(text)) for name, text in channels]
+    rows += [(f"`{name}`", *_kind(_first_line(method))) for name, method in made]
+    for name, member in vars(Keys).items():
+        if isinstance(member, property):
+            rows.append((f"`{_key(getattr(keys, name))}`", *_kind(_first_line(member))))
+    return table(("key", "type", "what"), rows)
+
+
+SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "payloads": payloads,
+    "lifecycle": lifecycle,
+    "transitions": transitions,
+    "scopes": scopes,
+    "parameters": parameters,
+    "routes": routes,
+    "close-codes": close_codes,
+    "settings": settings,
+    "redis-keys": redis_keys,
+}
+"""The name in a page's marker → what stands there."""
+
+
+def pages() -> list[Path]:
+    """Every page of the documentation, the ones outside of this folder included."""
+    outside = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    return [*outside, *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "compose").rglob("*.md"))]
+
+
+def generated(text: str) -> str:
+    """A page's text with its generated sections as the code is now. KeyError: unknown name."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"{match['open']}{SECTIONS[match['name']]()}\n{match['close']}"
+
+    return _SECTION.sub(fill, text)
+
+
+def main() -> None:
+    """Bring every page up to date."""
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = generated(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            sys.stdout.write(f"{page.relative_to(ROOT)}\n")
+
+
+def _key(raw: bytes) -> str:
+    return _ANY_PARTITION.sub("{p}", raw.decode())
+
+
+def _json(types: tuple[type, ...]) -> str:
+    if types == (int, float):
+        return "number"
+    return " or ".join(_JSON_NAMES[each] for each in types)
+
+
+def _first_line(documented: object) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0].rstrip(".")
+
+
+def _kind(text: str) -> tuple[str, str]:
+    kind, _, what = text.partition(": ")
+    return kind.lower(), what
+
+
+def _code(text: str) -> str:
+    return text.replace("?token=", "`?token=`")
+
+
+if __name__ == "__main__":
+    main()

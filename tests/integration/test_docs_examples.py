@@ -1,0 +1,305 @@
+"""The examples of README, tutorial and how-to pages run as they stand, so they cannot rot.
+
+What is executed, page by page, in a directory of its own:
+
+- a ``python`` block whose first line is ``# name.py`` is written to that file;
+- a ``console`` block is a terminal: lines with ``$`` are run by bash (``>`` continues one), the lines
+  under a command are its output, ``…`` stands for anything, and variables live on to the next block;
+- ``console background NAME`` leaves its last command running until the end of the page, and a later
+  ``text NAME`` block is what that terminal shows meanwhile.
+
+Ids, times and ports differ from run to run and are normalised on both sides.
+
+``python tests/integration/test_docs_examples.py PAGE`` prints what a page's commands really answer.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/how-to/test-an-agent.md",
+    "docs/how-to/several-gateways.md",
+    "docs/how-to/follow-a-channel.md",
+)
+COMMAND_SECONDS = 40.0
+SHOWN_SECONDS = 40.0
+END_SECONDS = 10.0
+SEPARATOR = "\x1e"
+
+VARYING = (
+    (re.compile(r"\x1b\[[0-9;]*m"), ""),
+    (re.compile(r"\b01[0-9A-HJKMNP-TV-Z]{24}\b"), "ULID"),
+    (re.compile(r"\b1[0-9]{12}-[0-9]+\b"), "CURSOR"),
+    (re.compile(r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z"), "TIME"),
+    (re.compile(r"\beyJ[\w.-]+"), "TOKEN"),
+    (re.compile(r"\b[0-9]+ ms\b"), "N ms"),
+    (re.compile(r"\bpid [0-9]+"), "pid N"),
+    (re.compile(r"\bin [0-9.]+s\b"), "in N s"),
+    (re.compile(r"\bversion [0-9.]+"), "version N"),
+    (re.compile(r'"(\w+_ms|uptime_seconds|p50|p95|p99)":[0-9.]+'), r'"\1":N'),
+    (re.compile(r'"version":"[^"]*"'), '"version":"N"'),
+)
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@dataclass
+class Block:
+    """A fenced block: its info string, its lines, and the line of the page where it begins."""
+
+    info: list[str]
+    lines: list[str]
+    at: int
+
+
+@dataclass
+class Command:
+    text: str
+    expected: list[str] = field(default_factory=list)
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page, in order."""
+    current: Block | None = None
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("```"):
+            if current is None:
+                current = Block(line.strip("`").split(), [], number)
+            else:
+                yield current
+                current = None
+        elif current is not None:
+            current.lines.append(line)
+
+
+def commands(block: Block) -> list[Command]:
+    found: list[Command] = []
+    for line in block.lines:
+        if line.startswith("$ "):
+            found.append(Command(line[2:]))
+        elif line.startswith("> ") and not found[-1].expected:
+            found[-1].text += f"\n{line[2:]}"
+        else:
+            found[-1].expected.append(line)
+    return found
+
+
+def normal(text: str) -> list[str]:
+    for pattern, word in VARYING:
+        text = pattern.sub(word, text)
+    lines = [line.rstrip() for line in text.splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def as_pattern(expected: list[str]) -> re.Pattern[str]:
+    """A line ``…`` is any number of lines, ``…`` within one any text."""
+    parts = []
+    for line in normal("\n".join(expected)):
+        if line.strip() == "…":
+            parts.append(r"(?:[^\n]*\n)*?")
+        else:
+            parts.append(re.escape(line).replace("…", "[^\n]*") + r"\n")
+    return re.compile("".join(parts))
+
+
+def shown(expected: list[str], output: str, *, anywhere: bool = False) -> bool:
+    text = "".join(f"{line}\n" for line in normal(output))
+    pattern = as_pattern(expected)
+    return bool(pattern.search(text) if anywhere else pattern.fullmatch(text))
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class Session:
+    """One page's reader: a directory, an environment, and the terminals left open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        self.work = folder / "work"
+        self.work.mkdir()
+        self.variables = folder / "variables"
+        self.variables.write_text("", encoding="utf-8")
+        ports = free_ports(5)
+        # The ports that the pages name, and the ones that are free here.
+        self.ports = dict(
+            zip(("8080", "8081", "8082", "8083", "6400"), map(str, ports), strict=True)
+        )
+        self.open: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+        self._shims(folder / "bin")
+        self.env = {
+            **{
+                name: value for name, value in os.environ.items() if not name.startswith("RUNCAST_")
+            },
+            "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "200",
+            # The defaults of the pages, but for the ports.
+            "RUNCAST_PORT": self.ports["8080"],
+            "RUNCAST_URL": f"ws://127.0.0.1:{self.ports['8080']}/ws",
+        }
+
+    def _shims(self, folder: Path) -> None:
+        """What an activated environment has on PATH, for the Python that runs the tests."""
+        folder.mkdir()
+        for name, arguments in (("runcast", "-m gateway"), ("python", ""), ("pytest", "-m pytest")):
+            shim = folder / name
+            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', "utf-8")
+            shim.chmod(0o755)
+
+    def here(self, text: str) -> str:
+        for page, port in self.ports.items():
+            text = re.sub(rf"\b{page}\b", port, text)
+        return text
+
+    def back(self, text: str) -> str:
+        for page, port in self.ports.items():
+            text = text.replace(port, page)
+        return text
+
+    def run(self, wanted: list[Command]) -> list[str]:
+        """The output of each command, errors included, as one terminal shows them."""
+        if not wanted:
+            return []
+        script = [f". {self.variables}"]
+        for command in wanted:
+            script += [
+                self.here(command.text),
+                f"__status=$?; printf '{SEPARATOR}'; (exit $__status)",
+            ]
+        script.append(f"export -p > {self.variables}")
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(script)],
+            cwd=self.work,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_SECONDS * len(wanted),
+            check=False,
+        )
+        return self.back(done.stdout.decode()).split(SEPARATOR)[: len(wanted)]
+
+    def start(self, name: str, command: Command) -> None:
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as output:
+            popen = subprocess.Popen(
+                ["bash", "-c", f". {self.variables}\nexec {self.here(command.text)}"],
+                cwd=self.work,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.open[name] = (popen, log)
+
+    def wait_shown(self, name: str, expected: list[str]) -> str | None:
+        """None once the terminal shows it; what it shows instead when it does not in time."""
+        popen, log = self.open[name]
+        deadline = time.monotonic() + SHOWN_SECONDS
+        while True:
+            ended = popen.poll() is not None
+            output = self.back(log.read_text(encoding="utf-8", errors="replace"))
+            if shown(expected, output, anywhere=True):
+                return None
+            if ended or time.monotonic() > deadline:
+                return output
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        for popen, _ in reversed(self.open.values()):
+            popen.send_signal(signal.SIGINT)
+            try:
+                popen.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                popen.kill()
+                popen.wait()
+
+
+def follow(page: str, folder: Path, *, show: bool = False) -> list[str]:
+    """Do what the page says; what went otherwise than it says."""
+    session = Session(folder)
+    wrong: list[str] = []
+
+    def tell(block: Block, what: str, expected: list[str], got: str) -> None:
+        if show:
+            print(f"--- line {block.at}: {what}\n{got}")
+        else:
+            wrong.append(
+                f"{page}, line {block.at}: {what}\nexpected:\n"
+                + "\n".join(expected)
+                + f"\ngot:\n{got}"
+            )
+
+    try:
+        for block in blocks(ROOT / page):
+            kind = block.info[0] if block.info else ""
+            if kind == "python" and block.lines[0].startswith("# "):
+                name = block.lines[0][2:].strip()
+                if re.fullmatch(r"\w+\.py", name):
+                    text = session.here("\n".join(block.lines) + "\n")
+                    (session.work / name).write_text(text, encoding="utf-8")
+            elif kind == "console" and "background" in block.info:
+                *before, last = commands(block)
+                for command, got in zip(before, session.run(before), strict=True):
+                    if show or not shown(command.expected, got):
+                        tell(block, command.text, command.expected, got)
+                name = block.info[-1]
+                session.start(name, last)
+                got_instead = session.wait_shown(name, last.expected)
+                if got_instead is not None:
+                    tell(block, last.text, last.expected, got_instead)
+                    if not show:
+                        break
+            elif kind == "console":
+                wanted = commands(block)
+                for command, got in zip(wanted, session.run(wanted), strict=True):
+                    if show or not shown(command.expected, got):
+                        tell(block, command.text, command.expected, got)
+            elif kind == "text" and len(block.info) > 1:
+                got_instead = session.wait_shown(block.info[1], block.lines)
+                if show or got_instead is not None:
+                    log = session.open[block.info[1]][1]
+                    tell(block, f"terminal {block.info[1]}", block.lines, log.read_text("utf-8"))
+    finally:
+        session.end()
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_does_what_it_shows(page: str, tmp_path: Path) -> None:
+    wrong = follow(page, tmp_path)
+    assert not wrong, "\n\n".join(wrong)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as temporary:
+            follow(each, Path(temporary), show=True)
