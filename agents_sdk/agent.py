@@ -10,7 +10,7 @@ from typing import Any
 from agents_sdk.run import Run
 from broker.channels import check_id
 from broker.errors import ConfigurationError
-from broker.redis.runs import AgentSpec
+from broker.redis.records import AgentSpec
 
 AgentFunction = Callable[[Run], Awaitable[Any]]
 

@@ -31,7 +31,7 @@ from broker.errors import (
 )
 from broker.lifecycle import Lifecycle, State
 from broker.redis.publisher import Publication
-from broker.redis.runs import Claim
+from broker.redis.records import Claim
 from broker.redis.store import Limits
 
 log = structlog.get_logger(__name__)

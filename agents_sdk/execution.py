@@ -18,7 +18,7 @@ from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped
 from agents_sdk.host import Host
 from agents_sdk.run import Run, end_children
-from broker.redis.runs import AgentSpec, Claim
+from broker.redis.records import AgentSpec, Claim
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from agents_sdk.emitter import Emitter, Sink, Voice
 from agents_sdk.errors import Reason
-from broker.redis.runs import Claim, RunRequest
+from broker.redis.records import Claim, RunRequest
 
 
 class Host(Protocol):

@@ -18,7 +18,7 @@ from broker.channels import Keys
 from broker.errors import RuncastError
 from broker.redis.broker import Broker
 from broker.redis.client import RedisClient
-from broker.redis.runs import Claim
+from broker.redis.records import Claim
 from broker.redis.store import Limits
 
 log = structlog.get_logger(__name__)

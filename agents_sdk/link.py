@@ -25,7 +25,7 @@ from broker.errors import (
 )
 from broker.redis.broker import Broker, Limits
 from broker.redis.client import RedisClient
-from broker.redis.runs import AgentSpec, Claim, RunRequest
+from broker.redis.records import AgentSpec, Claim, RunRequest
 from broker.redis.subscriber import Subscriber
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from broker.channels import Owner, check_id
 from broker.channels import Scope as ChannelScope
 from broker.config import Settings, load_settings
 from broker.errors import ConfigurationError
-from broker.redis.runs import RunRequest
+from broker.redis.records import RunRequest
 
 FLUSH_SECONDS: Final = 5.0
 """How long closing waits for Redis to take the last events."""

@@ -27,7 +27,7 @@ from broker.errors import (
 from broker.events import encode_delta
 from broker.lifecycle import State
 from broker.redis.publisher import Publication
-from broker.redis.runs import Claim, RunRequest
+from broker.redis.records import Claim, RunRequest
 from broker.redis.store import Limits
 
 

@@ -17,7 +17,7 @@ from agents_sdk.errors import Reason, RunStopped
 from agents_sdk.host import Host
 from agents_sdk.ids import new_id
 from broker import events
-from broker.redis.runs import Claim, RunRequest
+from broker.redis.records import Claim, RunRequest
 
 
 class Run:

@@ -19,7 +19,7 @@ from broker.backoff import full_jitter
 from broker.config import Settings
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.redis.queue import Request, RequestQueue
-from broker.redis.runs import Claim
+from broker.redis.records import Claim
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ from agents_sdk.ids import new_id
 from agents_sdk.recording import RecordingHost
 from broker import events as kinds
 from broker.channels import Keys, Owner, Scope
-from broker.redis.runs import AgentSpec, RunRequest
+from broker.redis.records import AgentSpec, RunRequest
 
 Event = dict[str, Any]
 

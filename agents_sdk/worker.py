@@ -16,7 +16,7 @@ from agents_sdk.agent import Agent, AgentFunction, declare
 from agents_sdk.service import Service
 from broker.config import Settings, load_settings
 from broker.errors import ConfigurationError
-from broker.redis.runs import AgentSpec, OnBusy
+from broker.redis.records import AgentSpec, OnBusy
 
 log = structlog.get_logger(__name__)
 

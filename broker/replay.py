@@ -107,7 +107,6 @@ class Follower:
         """``entry``, just passed on, could not be taken: it is read again, and what follows it."""
         self.position = from_redis(entry.prev)
         self.level = False
-        self._anywhere = False
 
     def restart(self, position: Cursor, *, linked: bool = True) -> None:
         """Go on from somewhere else, after a ``resync`` said so.

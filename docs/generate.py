@@ -229,7 +229,7 @@ def _json(types: tuple[type, ...]) -> str:
 
 
 def _first_line(documented: object) -> str:
-    return (inspect.getdoc(documented) or "").partition("\n")[0].rstrip(".")
+    return (inspect.getdoc(documented) or "").partition("\n")[0].rstrip(".").replace("``", "`")
 
 
 def _kind(text: str) -> tuple[str, str]:

@@ -20,8 +20,9 @@ from broker.cursor import ZERO
 from broker.errors import BrokerUnavailable
 from broker.replay import Start
 from gateway import close_codes, handshake
-from gateway.auth import AuthError, Identity, subprotocol_answer, token_from_request
+from gateway.auth import Identity
 from gateway.commands import DEADLINE_SECONDS
+from gateway.credentials import AuthError, subprotocol_answer, token_from_request
 from gateway.frames import ws_close
 from gateway.handshake import ROUTES, BadRequest, Opening
 from gateway.http_api import (
@@ -116,8 +117,12 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         return _refuse(request, BadRequest(error.code, str(error), status=401), answer)
     try:
         opening = handshake.parse(request.path, request.query)
-        node.admit(identity, opening)
-        opening = await node.complete(identity, opening)
+        node.admission.admit(identity, opening, node.sockets)
+        if node.draining:
+            raise BadRequest("draining", "connect to another gateway", status=503)
+        if not node.ready:
+            raise BadRequest("broker_unavailable", "try again in a moment", status=503)
+        opening = await node.admission.complete(identity, opening)
         return await _open(request, node, identity, opening, answer)
     except BadRequest as refusal:
         return _refuse(request, refusal, answer)
@@ -141,11 +146,7 @@ async def _open(
         if run_id is not None:
             channel = await _strict_channel(node, identity, run_id)
         feed = await node.relay.open(channel, timeout_seconds=DEADLINE_SECONDS)
-        if opening.bad_cursor:
-            resync = node.relay.unknown_cursor(feed)
-            start = Start(resync.position, None)
-        else:
-            start, resync = await node.relay.start(feed, opening.after)
+        start, resync = await node.relay.begin(feed, opening.after, bad_cursor=opening.bad_cursor)
     member = WebSocket(node, identity, opening)
     response = upgrade(request, lambda: member, answer)
     if response is None:

@@ -25,6 +25,7 @@ from multidict import MultiMapping
 from broker.channels import Mode, Owner, check_id
 from broker.config import Settings, require_verification_key
 from broker.errors import ConfigurationError
+from gateway.credentials import AuthError, bearer
 
 MAX_TOKEN_BYTES: Final = 8192
 """Longer than any token that fits into one request header of common proxies."""
@@ -32,13 +33,6 @@ MAX_CACHED_TOKENS: Final = 4096
 """Some 2 MB; a reconnect storm then costs one hash per socket instead of one signature."""
 MIN_RSA_BITS: Final = 2048
 OPERATOR_ROLE: Final = "operator"
-
-OUTWARD: Final = {
-    "unauthorized": "A valid token is required.",
-    "ticket_unavailable": "Tickets are not available in this version; use a bearer token.",
-    "query_token_not_allowed": "This gateway does not accept tokens in the address.",
-}
-"""Code → all that the peer gets to read."""
 
 _KEY_ALGORITHMS: Final = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -48,17 +42,6 @@ _KEY_ALGORITHMS: Final = {
     "Ed": ("EdDSA",),
 }
 """What a public key of each kind can verify; for elliptic curves RFC 7518 fixes the curve."""
-
-
-class AuthError(Exception):
-    """The request is not authenticated: HTTP 401, close code 4401.
-
-    ``str()`` and ``code`` may go out; ``log_reason`` and ``token_hash`` are for the log only.
-    """
-
-    def __init__(self, code: str, log_reason: str, token_hash: str = "") -> None:
-        self.code, self.log_reason, self.token_hash = code, log_reason, token_hash
-        super().__init__(OUTWARD[code])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +114,7 @@ class Verifier:
         """Whether the bearer is the operator key or a valid token with the operator's role."""
         if is_operator(headers, self._settings):
             return True
-        token = _bearer(headers)
+        token = bearer(headers)
         try:
             return token is not None and self.verify(token, now).operator
         except AuthError:
@@ -184,57 +167,9 @@ class Verifier:
             raise ValueError("iss is not the configured one")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOffer:
-    """A token as a request brings it, not verified.
-
-    ``place`` is ``authorization``, ``subprotocol``, ``query`` or ``none`` (then ``token`` is
-    ``None``). ``subprotocol_answer`` is the protocol name to answer the handshake with, wherever
-    the token is.
-    """
-
-    token: str | None
-    place: str
-    subprotocol_answer: str | None
-
-
-def token_from_request(
-    headers: MultiMapping[str], query: MultiMapping[str], *, allow_query_token: bool
-) -> TokenOffer:
-    """The first token in protocol section 5's order of places.
-
-    :raises AuthError: the token's place is not available here, or it is written wrongly.
-    """
-    answer = subprotocol_answer(headers)
-    token = _bearer(headers)
-    if token is not None:
-        return TokenOffer(token, "authorization", answer)
-    token = _subprotocol_token(headers, answer)
-    if token is not None:
-        return TokenOffer(token, "subprotocol", answer)
-    if "ticket" in query:
-        raise AuthError("ticket_unavailable", "a ticket was offered")
-    if "token" in query:
-        if not allow_query_token:
-            raise AuthError("query_token_not_allowed", "a token in the query was offered")
-        return TokenOffer(_only(query.getall("token")), "query", answer)
-    return TokenOffer(None, "none", answer)
-
-
-def subprotocol_answer(headers: MultiMapping[str]) -> str | None:
-    """The protocol name that the client offered and the server may answer; never the token's.
-
-    A refusal by close code needs it too: a browser drops a handshake without it.
-    """
-    for name in _offered(headers):
-        if name in ("runcast.v3", "jwt-auth"):
-            return name
-    return None
-
-
 def is_operator(headers: MultiMapping[str], settings: Settings) -> bool:
     """Whether the bearer is the operator key; never when none is configured."""
-    offered = _bearer(headers)
+    offered = bearer(headers)
     if offered is None or settings.operator_key is None:
         return False
     key = settings.operator_key.get_secret_value()
@@ -269,51 +204,6 @@ def issue_token(
     if modes is not None:
         claims["modes"] = sorted(mode.value for mode in modes)
     return jwt.encode(claims, secret, algorithm=alg)
-
-
-def _bearer(headers: MultiMapping[str]) -> str | None:
-    """The credential of a bearer header; of another scheme it is somebody else's, not ours."""
-    offered = []
-    for value in headers.getall("Authorization", []):
-        scheme, _, credential = value.strip().partition(" ")
-        if scheme.lower() == "bearer":
-            offered.append(credential.strip())
-    return _only(offered) if offered else None
-
-
-def _offered(headers: MultiMapping[str]) -> list[str]:
-    values = headers.getall("Sec-WebSocket-Protocol", [])
-    return [name.strip() for value in values for name in value.split(",")]
-
-
-def _subprotocol_token(headers: MultiMapping[str], answer: str | None) -> str | None:
-    offered = [name.removeprefix("jwt.") for name in _offered(headers) if name.startswith("jwt.")]
-    if not offered:
-        return None
-    if answer is None:
-        raise AuthError("unauthorized", "a token among the subprotocols without a protocol's name")
-    token = _only(offered)
-    return _unpadded_base64url(token) if answer == "jwt-auth" else token
-
-
-def _unpadded_base64url(word: str) -> str:
-    try:
-        return jwt.utils.base64url_decode(_only_base64url(word)).decode("ascii")
-    except ValueError:
-        raise AuthError("unauthorized", "jwt-auth token is not base64url of a token") from None
-
-
-def _only_base64url(word: str) -> str:
-    """Python's decoder skips what is foreign; here it is refused."""
-    if not word or not word.isascii() or not word.replace("-", "a").replace("_", "a").isalnum():
-        raise ValueError("not base64url")
-    return word
-
-
-def _only(offered: list[str]) -> str:
-    if len(offered) != 1:
-        raise AuthError("unauthorized", f"{len(offered)} tokens in one place")
-    return offered[0]
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:

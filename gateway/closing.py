@@ -12,7 +12,7 @@ from typing import Any, Final
 from broker.events import AGENT_COMPLETED, TOOL_COMPLETED, encode
 from broker.lifecycle import FLAGS, State, missing
 from broker.redis.publisher import Publication
-from broker.redis.runs import Claim
+from broker.redis.records import Claim
 
 REASONS: Final[Mapping[str, str]] = {
     "stopped": "the run was stopped",

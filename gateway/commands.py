@@ -25,7 +25,7 @@ from broker.errors import (
 from broker.ids import RANDOM_BYTES, ulid
 from broker.lifecycle import State
 from broker.redis.broker import Broker
-from broker.redis.runs import AgentSpec, Registered, RunRequest
+from broker.redis.records import AgentSpec, Registered, RunRequest
 from gateway.closing import closing
 from gateway.session import FrameError
 

@@ -140,7 +140,7 @@ async def stats(request: web.Request) -> web.Response:
     try:
         reports = await node.reports()
         (states, published), ended = await asyncio.gather(
-            node.broker.open_runs(), node.broker.ended_runs()
+            node.broker.open_by_state(), node.broker.ended_by_agent()
         )
     except BrokerUnavailable:
         return problem(503, "broker_unavailable", "Redis cannot be reached; try again.")
@@ -187,11 +187,14 @@ async def _checks(node: Node) -> dict[str, dict[str, Any]]:
     else:
         round_trip = round((time.monotonic() - begun) * 1000, 3)
         redis = {"ok": True, "detail": "answers", "round_trip_ms": round_trip}
-    hearing = node.relay.subscriber.hearing and node.probe_ms is not None
+    probe_ms = node.probe.round_trip_ms
+    hearing = node.relay.subscriber.hearing and probe_ms is not None
     pubsub: dict[str, Any] = {
         "ok": hearing,
         "detail": "hears its own probe" if hearing else "does not hear its own probe",
-        "probe_ms": round(node.probe_ms, 3) if node.probe_ms is not None else None,
+        "probe_ms": round(node.probe.round_trip_ms, 3)
+        if node.probe.round_trip_ms is not None
+        else None,
         "reconnects": node.relay.subscriber.reconnects,
     }
     swept: dict[str, Any] = {

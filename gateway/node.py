@@ -7,31 +7,30 @@ another (promise G6).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import heapq
-import hmac
 import random
-import secrets
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Final
 
 import orjson
 import structlog
 
-from broker.channels import Channel, Keys, Mode, Owner, Scope
+from broker.channels import Channel, Keys, Mode, Scope
 from broker.config import Settings
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
 from broker.redis.client import RedisClient
 from gateway import close_codes
+from gateway.admission import REFRESH_SECONDS, Admission
 from gateway.auth import Identity, Verifier
 from gateway.commands import Commands, new_id
 from gateway.frames import control
-from gateway.handshake import BadRequest, Opening
+from gateway.handshake import Opening
+from gateway.probe import Probe
 from gateway.relay import Relay
 from gateway.stats import Latency
 from gateway.sweeper import Sweeper
@@ -42,19 +41,10 @@ log = structlog.get_logger(__name__)
 _spread = random.SystemRandom().random
 
 TICK_SECONDS: Final = 1.0
-PROBE_SECONDS: Final = 5.0
-PROBE_DEADLINE_SECONDS: Final = 2.0
-PROBE_MISSES: Final = 2
-"""Missed probes in a row after which the subscriber connection counts as deaf."""
-
 REPORT_SECONDS: Final = 5.0
 STALE_SECONDS: Final = 20.0
 """A node's report older than this is not part of the fleet any more."""
 
-TAKE_UP_SECONDS: Final = 120
-"""How long an isolated connection can be taken up after its loss."""
-
-REFRESH_SECONDS: Final = 30.0
 EXPIRY_NOTICE_SECONDS: Final = 60.0
 EXPIRY_GRACE_SECONDS: Final = 25.0
 START_SECONDS: Final = 5.0
@@ -81,14 +71,11 @@ class Node:
         self.draining = False
         self._emptied = asyncio.Event()
         self.started = time.monotonic()
-        self.probe_ms: float | None = None
-        self.probe_misses = 0
-        self._control = self.keys.control(self.node_id)
-        self._probe_heard: asyncio.Future[None] | None = None
-        self._messages: Counter[Owner] = Counter()
-        self._minute = 0
+        control_channel = self.keys.control(self.node_id)
+        self.probe = Probe(self.client, self.relay.subscriber, control_channel)
+        self.admission = Admission(settings, self.client, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
-        self.relay.on_heard = self._on_heard
+        self.relay.on_heard = self.probe.heard
         self.relay.on_latency = self._on_latency
 
     # --- life
@@ -99,12 +86,12 @@ class Node:
         try:
             await self.relay.subscriber.start(timeout_seconds=START_SECONDS)
             async with asyncio.timeout(START_SECONDS):
-                await self.relay.subscriber.subscribe(self._control)
+                await self.relay.subscriber.subscribe(self.probe.channel)
         except (BrokerUnavailable, TimeoutError) as error:
             await self.client.stop()
             await self.relay.stop()
             raise BrokerUnavailable(why=f"cannot subscribe: {error}") from error
-        work = (self.sweeper.run, self._tick_for_ever, self._probe_for_ever, self._report_for_ever)
+        work = (self.sweeper.run, self._tick_for_ever, self.probe.run, self._report_for_ever)
         self._tasks = [asyncio.create_task(each(), name=each.__qualname__) for each in work]
 
     async def stop(self) -> None:
@@ -152,39 +139,6 @@ class Node:
 
     # --- who may connect, and to what
 
-    def admit(self, identity: Identity, opening: Opening) -> None:
-        """Refuse with :class:`BadRequest` what the token or the limits do not allow."""
-        if opening.user_id is not None and opening.user_id != identity.owner.user:
-            raise BadRequest("user_mismatch", "user_id must be the token's subject", status=403)
-        if identity.modes is not None and opening.mode not in identity.modes:
-            raise BadRequest("mode_not_allowed", "the token does not allow this mode", status=403)
-        if self.draining:
-            raise BadRequest("draining", "connect to another gateway", status=503)
-        if not self.ready:
-            raise BadRequest("broker_unavailable", "try again in a moment", status=503)
-        most = self.settings.max_connections_per_user
-        if sum(socket.identity.owner == identity.owner for socket in self.sockets) >= most:
-            raise BadRequest(
-                "too_many_connections", f"at most {most} connections per user", status=429
-            )
-
-    async def complete(self, identity: Identity, opening: Opening) -> Opening:
-        """Fill in what the gateway chooses: a factory thread, an isolated connection's identity."""
-        if opening.mode is Mode.FACTORY and opening.scope is Scope.THREAD:
-            return replace(opening, thread_id=opening.thread_id or new_id())
-        if opening.mode is not Mode.ISOLATED:
-            return opening
-        if opening.connection is None:
-            opening = replace(opening, connection=new_id(), secret=secrets.token_urlsafe(32))
-            key = self.keys.connection(identity.owner, opening.connection or "")
-            await self.client.execute("SET", key, _digest(opening), "EX", self._keep_seconds)
-            return opening
-        key = self.keys.connection(identity.owner, opening.connection)
-        known = await self.client.execute("GET", key)
-        if known is None or not hmac.compare_digest(known, _digest(opening)):
-            raise BadRequest("connection_unknown", "no such connection to take up", status=403)
-        return opening
-
     def channel(
         self, identity: Identity, opening: Opening, connection_id: str, run_id: str | None
     ) -> Channel:
@@ -197,15 +151,6 @@ class Node:
         }
         return self.keys.channel(identity.owner, opening.scope, names[opening.scope])
 
-    def message_allowed(self, owner: Owner) -> bool:
-        """Count one message of this user's minute; false when it is one too many."""
-        minute = int(time.monotonic() // 60)
-        if minute != self._minute:
-            self._minute = minute
-            self._messages.clear()
-        self._messages[owner] += 1
-        return self._messages[owner] <= self.settings.messages_per_minute
-
     # --- health and figures
 
     @property
@@ -214,7 +159,7 @@ class Node:
         return (
             self.client.connected
             and self.relay.subscriber.hearing
-            and self.probe_misses < PROBE_MISSES
+            and not self.probe.deaf
             and not self.draining
         )
 
@@ -257,7 +202,7 @@ class Node:
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refreshed = time.monotonic()
                 with suppress(BrokerUnavailable):
-                    await self._keep_connections()
+                    await self.admission.keep(self.sockets)
 
     def _check_expiry(self, socket: WebSocket, now: float) -> None:
         left = socket.identity.expires_at - now
@@ -268,51 +213,6 @@ class Node:
             expires_at = timestamp(int(socket.identity.expires_at * 1000))
             socket.send(control("token_expiring", {"expires_at": expires_at}))
             socket.flush()
-
-    async def _keep_connections(self) -> None:
-        """Isolated connections can be taken up for their time, counted from their loss."""
-        await self.client.execute_many(
-            [
-                (
-                    "EXPIRE",
-                    self.keys.connection(socket.identity.owner, socket.connection_id),
-                    self._keep_seconds,
-                )
-                for socket in self.sockets
-                if socket.opening.mode is Mode.ISOLATED
-            ]
-        )
-
-    @property
-    def _keep_seconds(self) -> int:
-        return TAKE_UP_SECONDS + round(REFRESH_SECONDS)
-
-    async def _probe_for_ever(self) -> None:
-        """Publish to ourselves and listen for it: the only proof that the subscriber hears."""
-        while True:
-            self.probe_ms = await self._probe()
-            if self.probe_ms is not None:
-                self.probe_misses = 0
-                await asyncio.sleep(PROBE_SECONDS)
-                continue
-            self.probe_misses += 1
-            if self.probe_misses >= PROBE_MISSES:
-                log.error("subscriber_deaf", misses=self.probe_misses)
-                self.relay.subscriber.reconnect()
-            await asyncio.sleep(TICK_SECONDS)
-
-    async def _probe(self) -> float | None:
-        """Milliseconds until our own message was heard; None when it was not in time."""
-        heard = asyncio.get_running_loop().create_future()
-        self._probe_heard = heard
-        sent = time.monotonic()
-        try:
-            async with asyncio.timeout(PROBE_DEADLINE_SECONDS):
-                await self.client.execute("PUBLISH", self._control, b"probe")
-                await heard
-        except (TimeoutError, BrokerUnavailable):
-            return None
-        return (time.monotonic() - sent) * 1000
 
     async def _report_for_ever(self) -> None:
         while True:
@@ -325,22 +225,10 @@ class Node:
                 )
             await asyncio.sleep(REPORT_SECONDS)
 
-    def _on_heard(self, channel: bytes, message: bytes) -> bool:
-        if channel != self._control:
-            return False
-        if message == b"probe" and self._probe_heard is not None and not self._probe_heard.done():
-            self._probe_heard.set_result(None)
-        return True
-
     def _on_latency(self, sent_ms: list[int]) -> None:
         now_ms = time.time() * 1000
         for sent in sent_ms:
             self.latency.add(now_ms - sent)
-
-
-def _digest(opening: Opening) -> bytes:
-    """What Redis keeps of a connection's secret."""
-    return hashlib.sha256((opening.secret or "").encode()).hexdigest().encode()
 
 
 def limits(settings: Settings) -> Limits:

@@ -8,74 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 import structlog
 
-from broker.channels import Channel, Scope
+from broker.channels import Channel
 from broker.codec import Entry
-from broker.cursor import ZERO, Cursor
+from broker.cursor import Cursor
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.subscriber import Subscriber
-from broker.replay import Follower, Start, judge
-from gateway.frames import control
-from gateway.hub import Feed, Hub, Joining, Member
+from broker.replay import Start
+from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
+from gateway.hub import Feed, Hub, Member
+from gateway.resync import Resync, begin, go_on
 
 log = structlog.get_logger(__name__)
 
 LINGER_SECONDS: Final = 10.0
 """A channel without readers stays subscribed this long: tabs are reloaded."""
-
-RETRY_SECONDS: Final = 0.25
-SLOW_SECONDS: Final = 60.0
-"""A socket that has taken nothing for this long is closed with 4408."""
-
-
-class Socket(Member, Protocol):
-    """A member that the relay can wait for."""
-
-    def send(self, text: bytes) -> None:
-        """Queue a control frame."""
-
-    def flush(self) -> None:
-        """Write what is queued."""
-
-    async def drained(self) -> bool:
-        """Wait until there is room again; False when the socket is gone."""
-
-    def too_slow(self) -> None:
-        """Close with 4408."""
-
-    def taken_over(self) -> None:
-        """Close with 4409."""
-
-    @property
-    def nonce(self) -> bytes:
-        """Tells this socket from others on the same isolated channel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resync:
-    """Why a reader does not get simply what came after its cursor (protocol section 6)."""
-
-    reason: str
-    position: Cursor
-    channel_cursor: Cursor
-    run_id: str | None = None
-    """Set when the channel is a run's: a strict connection reads several."""
-
-    def frame(self) -> bytes:
-        """As told to the client."""
-        payload = {
-            "reason": self.reason,
-            "from": str(self.position),
-            "channel_cursor": str(self.channel_cursor),
-        }
-        if self.run_id is not None:
-            payload["run_id"] = self.run_id
-        return control("resync", payload)
 
 
 class Relay:
@@ -84,6 +35,7 @@ class Relay:
     def __init__(self, broker: Broker, url: str, *, node_id: str) -> None:
         self.broker = broker
         self.hub = Hub(self)
+        self.feeder = Feeder(broker, self.hub, spawn=self._spawn, flush=self.flush)
         self.on_heard: Callable[[bytes, bytes], bool] = lambda _channel, _message: False
         self.subscriber = Subscriber(
             url,
@@ -178,24 +130,13 @@ class Relay:
             self.subscriber.unsubscribe(feed.channel.live)
             self.hub.remove(feed)
 
-    # --- joining: a socket becomes level with a channel
-
-    async def start(self, feed: Feed, after: Cursor | None) -> tuple[Start, Resync | None]:
-        """Where a reader that asks for ``after`` begins (None = from now on)."""
-        if after is None:
-            return Start(feed.follower.position, None), None
-        if after in (ZERO, feed.follower.position):
-            return Start(after, None), None
-        glance = await self.broker.glance(feed.channel, after)
-        start = judge(after, glance)
-        if start.reason is None:
-            return start, None
-        return start, self._resync(feed, start.reason, start.position, glance.newest)
-
-    def unknown_cursor(self, feed: Feed) -> Resync:
-        """The answer to a cursor that is none: nothing is replayed."""
-        position = feed.follower.position
-        return self._resync(feed, "unknown_cursor", position, position)
+    async def begin(
+        self, feed: Feed, after: Cursor | None, *, bad_cursor: bool
+    ) -> tuple[Start, Resync | None]:
+        """Where a reader begins, and what it is told: see :func:`~gateway.resync.begin`."""
+        start, resync = await begin(self.broker, feed, after, bad_cursor=bad_cursor)
+        self.hub.counters.resyncs += resync is not None
+        return start, resync
 
     def join(
         self,
@@ -207,77 +148,7 @@ class Relay:
     ) -> None:
         """Feed the socket from ``start`` on until it is level; ``then`` runs at that moment."""
         self._keep(feed.channel)
-        level = feed.follower.level and start.position == feed.follower.position
-        feed.joining[socket] = Joining(Follower(start.position, level=level))
-        self._spawn(self._catch_up(feed, socket, then))
-
-    async def _catch_up(
-        self, feed: Feed, socket: Socket, then: Callable[[Cursor], None] | None = None
-    ) -> None:
-        joining = feed.joining[socket]
-        follower = joining.follower
-        while feed.joining.get(socket) is joining:
-            try:
-                if not follower.level:
-                    if not await self._read_on(feed, socket, follower):
-                        return
-                    continue
-                joining.deltas = []
-                texts = await self.broker.open_texts(feed.channel)
-            except BrokerUnavailable:
-                # The socket stays; readiness tells, and the next restoration goes on from here.
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            if not joining.follower.level:  # a live event was missed meanwhile
-                joining.deltas = None
-                continue
-            if feed.joining.get(socket) is not joining:
-                return
-            for text in texts:
-                self.hub.snapshot(feed, socket, text.delta(0))
-            if then is not None:
-                then(follower.position)
-            self.hub.level(feed, socket)
-            self.flush()
-            socket.flush()
-            return
-
-    async def _read_on(self, feed: Feed, socket: Socket, follower: Follower) -> bool:
-        """One page of the log to one socket. False when the socket is gone."""
-        entries, end = await self.broker.read(feed.channel, follower.position)
-        page = follower.read(entries, end=end)
-        for entry in page.entries:
-            while not self.hub.write(feed, socket, entry):
-                socket.flush()
-                if not await self._room(socket):
-                    return False
-            self.hub.counters.replayed += 1
-        socket.flush()
-        if page.hole:
-            socket.send((await self._judge_anew(feed, follower)).frame())
-        return True
-
-    async def _room(self, socket: Socket) -> bool:
-        try:
-            async with asyncio.timeout(SLOW_SECONDS):
-                return await socket.drained()
-        except TimeoutError:
-            socket.too_slow()
-            return False
-
-    async def _judge_anew(self, feed: Feed, follower: Follower) -> Resync:
-        """The log does not continue a position: find out why, and where to go on."""
-        glance = await self.broker.glance(feed.channel, follower.position)
-        start = judge(follower.position, glance)
-        # A position that is there although what followed it is not: the log itself lost something.
-        reason = start.reason or "forked"
-        follower.restart(start.position, linked=start.reason is not None)
-        return self._resync(feed, reason, start.position, glance.newest)
-
-    def _resync(self, feed: Feed, reason: str, position: Cursor, newest: Cursor | None) -> Resync:
-        self.hub.counters.resyncs += 1
-        run_id = feed.channel.name if feed.channel.scope is Scope.RUN else None
-        return Resync(reason, position, newest or ZERO, run_id)
+        self.feeder.join(feed, socket, start, then=then)
 
     # --- what the hub needs
 
@@ -298,7 +169,8 @@ class Relay:
                         self.hub.counters.repaired += 1
                         self.hub.emit(feed, entry)
                     if page.hole:
-                        self._tell_all(feed, await self._judge_anew(feed, follower))
+                        self.hub.counters.resyncs += 1
+                        self._tell_all(feed, await go_on(self.broker, feed, follower))
                 except BrokerUnavailable:
                     await asyncio.sleep(RETRY_SECONDS)
                 self.flush()
@@ -308,7 +180,7 @@ class Relay:
     def _tell_all(self, feed: Feed, resync: Resync) -> None:
         frame = resync.frame()
         for member in feed.live:
-            _socket(member).send(frame)
+            as_socket(member).send(frame)
             self.hub.dirty[member] = None
 
     def refill(self, feed: Feed, run: bytes) -> None:
@@ -340,18 +212,13 @@ class Relay:
             self.flush()
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
-        """A socket without room: wait for it, then feed it from the log."""
-        feed.joining[member] = Joining(Follower(after))
-        self._spawn(self._feed_when_drained(feed, _socket(member)))
-
-    async def _feed_when_drained(self, feed: Feed, socket: Socket) -> None:
-        if await self._room(socket):
-            await self._catch_up(feed, socket)
+        """A socket without room: feed it from the log when it has."""
+        self.feeder.feed_from_log(feed, member, after)
 
     def taken_over(self, feed: Feed, by: bytes) -> None:
         """Close the sockets of an isolated channel but the one that took it up."""
         for member in [*feed.live, *feed.joining]:
-            socket = _socket(member)
+            socket = as_socket(member)
             if socket.nonce != by:
                 socket.taken_over()
 
@@ -381,7 +248,7 @@ class Relay:
         """Write what this turn has put into outboxes: one write per socket."""
         dirty, self.hub.dirty = self.hub.dirty, {}
         for member in dirty:
-            _socket(member).flush()
+            as_socket(member).flush()
         if self.hub.newest_ms:
             sent_ms, self.hub.newest_ms = self.hub.newest_ms, []
             self.on_latency(sent_ms)
@@ -397,7 +264,3 @@ class Relay:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, BrokerUnavailable):
             log.error("relay_task_failed", exc_info=error)
-
-
-def _socket(member: Member) -> Socket:
-    return cast("Socket", member)  # the hub only ever gets sockets from here

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from broker.redis.agents import Agents
+from broker.redis.figures import Figures
 from broker.redis.log import Log
 from broker.redis.publisher import EventPublisher
 from broker.redis.store import Limits
 
 
-class Broker(EventPublisher, Log):
-    """Runs, publishing and the log, for one Redis. Safe for any number of concurrent callers."""
+class Broker(EventPublisher, Agents, Figures, Log):
+    """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 
 __all__ = ["Broker", "Limits"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from broker.events import encode_delta
 from broker.lifecycle import State, missing
 from broker.redis import scripts
-from broker.redis.runs import Claim, Runs
+from broker.redis.records import Claim
+from broker.redis.runs import Runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

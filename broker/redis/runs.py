@@ -3,108 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from broker.channels import Channel, Owner, Scope
 from broker.codec import head
-from broker.errors import QueueFull, RunNotFound, UnknownAgent
+from broker.errors import RunNotFound
 from broker.events import USER_MESSAGE, encode, timestamp
 from broker.lifecycle import State
 from broker.redis import scripts
+from broker.redis.records import (
+    AgentSpec,
+    Claim,
+    Registered,
+    Renewal,
+    RunRequest,
+    claim_of,
+    text_pairs,
+)
 from broker.redis.store import Store, milliseconds
-
-OnBusy = Literal["queue", "reject", "interrupt", "parallel"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentSpec:
-    """What a worker announces of an agent.
-
-    ``retries``: how often a run is given to another worker after its worker was lost. ``on_busy``:
-    what a message means for a thread that has an open run. ``timeout_seconds``: None = no limit.
-    """
-
-    name: str
-    retries: int = 0
-    require_all_events: bool = False
-    on_busy: OnBusy = "queue"
-    timeout_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRequest:
-    """A run to be registered. ``content`` and ``metadata`` are JSON values."""
-
-    run_id: str
-    owner: Owner
-    channel: Channel
-    thread_id: str
-    agent: str
-    content: Any = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    message_id: str | None = None
-    parent_run_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registered:
-    """A run that is in the registry.
-
-    ``duplicate``: the message had begun it before. ``enqueue``: give it to the queue now. ``busy``:
-    the thread's open runs before this one, oldest first.
-    """
-
-    run_id: str
-    thread_id: str
-    agent: str
-    partition: int
-    duplicate: bool
-    enqueue: bool
-    busy: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class OpenCall:
-    """A tool call that has begun; ``since_ms`` by Redis' clock."""
-
-    tool: str
-    since_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """The right to publish a run's events, as long as the fence holds."""
-
-    run_id: str
-    partition: int
-    owner: Owner
-    channel: Channel
-    head: bytes
-    thread_id: str
-    agent: str
-    content: Any
-    metadata: dict[str, Any]
-    attempt: int
-    fence: int
-    seq: int
-    sent: str
-    parent_run_id: str | None
-    stop_requested: bool
-    created_ms: int
-    state: State
-    open_calls: dict[str, OpenCall]
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """``held``: the lease is renewed. ``stop``: the run was asked to stop."""
-
-    held: bool
-    stop: bool
 
 
 class Runs(Store):
@@ -159,7 +78,7 @@ class Runs(Store):
         lease_ms = milliseconds(self.limits.lease_seconds)
         await self._register(request, spec, timeout_ms=lease_ms, echo=b"", worker=worker_id)
         stored = await self.client.execute("HGETALL", self._run_key(request))
-        return self._claim(_pairs(stored))
+        return claim_of(text_pairs(stored), self.keys)
 
     async def enqueue(self, registered: Registered) -> None:
         """Put the run into its agent's request queue. Twice is harmless: it is claimed once."""
@@ -173,7 +92,7 @@ class Runs(Store):
             [keys.run(partition, run_id), keys.leases(partition), keys.text(partition, run_id)],
             [run_id, worker_id, milliseconds(self.limits.lease_seconds)],
         )
-        return self._claim(_pairs(stored)) if stored else None
+        return claim_of(text_pairs(stored), self.keys) if stored else None
 
     async def renew(self, claims: Sequence[Claim]) -> dict[str, Renewal]:
         """Renew leases, one pipeline. A claim that is not held any more must stop publishing."""
@@ -228,7 +147,7 @@ class Runs(Store):
                 ("GET", self.keys.text(partition, run_id)),
             ]
         )
-        fields = _pairs(stored)
+        fields = text_pairs(stored)
         if fields.get("owner") != owner.token:
             raise RunNotFound(subject=run_id)
         return {
@@ -317,70 +236,8 @@ class Runs(Store):
             await self._enqueue(reply[1].decode(), partition, run_id)
         if reply[0] != b"END":
             return None
-        claim = self._claim(_pairs(reply[3:]))
+        claim = claim_of(text_pairs(reply[3:]), self.keys)
         return claim, reply[1].decode(), reply[2].decode()
-
-    async def open_runs(self, *, most: int = 10_000) -> tuple[dict[str, int], int]:
-        """How many open runs there are by state, and how many events they published so far.
-
-        Counted, not estimated; ``most`` per partition bounds the work.
-        """
-        members = await self.client.execute_many(
-            [
-                ("ZRANGE", self.keys.leases(each), 0, most - 1)
-                for each in range(self.keys.partitions)
-            ]
-        )
-        stored = await self.client.execute_many(
-            [
-                ("HMGET", self.keys.run(partition, run_id.decode()), "state", "seq")
-                for partition, runs in enumerate(members)
-                for run_id in runs
-            ]
-        )
-        counts = {state.value: 0 for state in State if state is not State.COMPLETED}
-        published = 0
-        for state, seq in stored:
-            if state is not None and state.decode() in counts:
-                counts[state.decode()] += 1
-                published += int(seq)
-        return counts, published
-
-    async def ended_runs(self) -> dict[str, int]:
-        """The fleet's counters of ended runs: agent, newline, word → count.
-
-        Words are the statuses, ``total``, ``incomplete`` and ``published`` (events).
-        """
-        stored = _raw_pairs(await self.client.execute("HGETALL", self.keys.run_counts))
-        return {name.decode(): int(count) for name, count in stored.items()}
-
-    async def announce(self, specs: Sequence[AgentSpec]) -> None:
-        """Make agents known for the retention time; workers repeat it while they live."""
-        fields: list[bytes | str] = []
-        for spec in specs:
-            fields += [spec.name, orjson.dumps(asdict(spec))]
-        await self.client.execute_many(
-            [
-                ("HSET", self.keys.agents, *fields),
-                ("EXPIRE", self.keys.agents, self.limits.history_ttl_seconds),
-            ]
-        )
-
-    async def agent(self, name: str) -> AgentSpec:
-        """The agent's declaration. UnknownAgent; QueueFull when its queue is at the limit."""
-        spec, waiting = await self.client.execute_many(
-            [("HGET", self.keys.agents, name), ("XLEN", self.keys.requests(name))]
-        )
-        if spec is None:
-            raise UnknownAgent(subject=name)
-        if waiting >= self.limits.max_queued_requests:
-            raise QueueFull(subject=name, detail=f"{waiting} requests wait")
-        return AgentSpec(**orjson.loads(spec))
-
-    async def agents(self) -> dict[str, AgentSpec]:
-        """Every agent that is known."""
-        stored = _raw_pairs(await self.client.execute("HGETALL", self.keys.agents))
-        return {name.decode(): AgentSpec(**orjson.loads(spec)) for name, spec in stored.items()}
 
     async def _register(
         self, request: RunRequest, spec: AgentSpec, *, timeout_ms: int, echo: bytes, worker: str
@@ -462,48 +319,6 @@ class Runs(Store):
 
     def _run_key(self, request: RunRequest) -> bytes:
         return self.keys.run(request.channel.partition, request.run_id)
-
-    def _claim(self, stored: dict[str, str]) -> Claim:
-        request = orjson.loads(stored["request"])
-        owner = Owner.from_token(stored["owner"])
-        channel = self.keys.channel(owner, Scope(stored["scope"]), stored["name"])
-        return Claim(
-            run_id=request["run_id"],
-            partition=channel.partition,
-            owner=owner,
-            channel=channel,
-            head=stored["head"].encode(),
-            thread_id=stored["thread"],
-            agent=stored["agent"],
-            content=request["content"],
-            metadata=request["metadata"],
-            attempt=int(stored["attempt"]),
-            fence=int(stored["fence"]),
-            seq=int(stored["seq"]),
-            sent=stored.get("sent", ""),
-            parent_run_id=request["parent_run_id"],
-            stop_requested="stop" in stored,
-            created_ms=int(stored["created"]),
-            state=State(stored["state"]),
-            open_calls={
-                name.removeprefix("call:"): _open_call(value)
-                for name, value in stored.items()
-                if name.startswith("call:")
-            },
-        )
-
-
-def _open_call(value: str) -> OpenCall:
-    since_ms, _, tool = value.partition(" ")
-    return OpenCall(tool, int(since_ms))
-
-
-def _raw_pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in _raw_pairs(flat).items()}
 
 
 def _moment(epoch_ms: str | None) -> str | None:

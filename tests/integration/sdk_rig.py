@@ -15,7 +15,7 @@ import orjson
 from agents_sdk.ids import new_id
 from broker.channels import Owner, Scope
 from broker.redis.broker import Broker
-from broker.redis.runs import RunRequest
+from broker.redis.records import RunRequest
 
 ALICE = Owner("", "alice")
 Event = dict[str, Any]

@@ -13,7 +13,7 @@ import pytest
 from broker.channels import Mode
 from broker.config import Settings
 from broker.redis.broker import Broker
-from broker.redis.runs import AgentSpec
+from broker.redis.records import AgentSpec
 from gateway.app import Gateway
 from tests.support.clients import Client
 from tests.support.servers import OPERATOR_KEY, SECRET, token

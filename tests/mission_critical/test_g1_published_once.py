@@ -11,7 +11,7 @@ from broker.events import encode
 from broker.lifecycle import State
 from broker.redis.broker import Broker
 from broker.redis.publisher import Publication
-from broker.redis.runs import AgentSpec, Claim, RunRequest
+from broker.redis.records import AgentSpec, Claim, RunRequest
 from gateway.commands import new_id
 from tests.support.clients import Client
 

@@ -4,7 +4,7 @@ import pytest
 
 from broker.config import Settings
 from broker.redis.broker import Broker
-from broker.redis.runs import AgentSpec
+from broker.redis.records import AgentSpec
 from gateway.app import Gateway
 from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.support.clients import Client, Frame

@@ -22,16 +22,8 @@ from broker.channels import Mode, Owner
 from broker.config import Settings
 from broker.errors import ConfigurationError
 from gateway import auth
-from gateway.auth import (
-    AuthError,
-    Identity,
-    TokenOffer,
-    Verifier,
-    is_operator,
-    issue_token,
-    subprotocol_answer,
-    token_from_request,
-)
+from gateway.auth import Identity, Verifier, is_operator, issue_token
+from gateway.credentials import AuthError, TokenOffer, subprotocol_answer, token_from_request
 
 NOW = 1_795_000_000.0
 SECRET = "correct horse battery staple, and more"

@@ -13,7 +13,7 @@ from broker.channels import Keys, Owner, Scope
 from broker.codec import head
 from broker.events import LIFECYCLE, check_payload
 from broker.lifecycle import FLAGS, Lifecycle, State, missing
-from broker.redis.runs import Claim, OpenCall
+from broker.redis.records import Claim, OpenCall
 from gateway.closing import REASONS, closing
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -130,6 +130,18 @@ def test_a_new_attempt_begins_again_but_for_what_was_sent(
     assert set(run.flags) == letters | {"s"}
 
 
+def test_a_new_attempt_has_no_open_calls() -> None:
+    """The worker that had them is lost."""
+    run = Lifecycle()
+    run.advance("agent_started", {})
+    run.advance("tool_executing", {"call_id": "c1", "tool": "sum"})
+    run.new_attempt(run.flags)
+    assert (run.open_calls, run.flags) == ({}, "sx")
+    run.advance("agent_started", {})
+    run.advance("tool_executing", {"call_id": "c1", "tool": "sort"})
+    assert run.open_calls == {"c1": "sort"}
+
+
 def test_the_table_ends_where_it_should() -> None:
     """Nothing leads out of completed, and everything leads there."""
     assert all(state is not State.COMPLETED for state, _ in TRANSITIONS)

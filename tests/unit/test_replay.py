@@ -172,6 +172,15 @@ def test_what_could_not_be_passed_on_is_read_again() -> None:
     assert follower.read([second], end=True).hole
 
 
+def test_after_a_resync_the_next_hole_is_named_too() -> None:
+    """Going on from a shared entry, what follows must be linked to it."""
+    follower = Follower(Cursor(9, 0))
+    follower.restart(Cursor(4, 0))
+    assert follower.read(chain(7, after=6), end=True).hole
+    follower.restart(Cursor(4, 0))
+    assert moments(follower.read(chain(7, after=4), end=True)) == [7]
+
+
 def test_a_hole_in_the_log_itself_was_told_once_and_is_passed_over() -> None:
     """The position is there, what followed is not: after the ``resync`` whatever comes is next."""
     follower = Follower(Cursor(1, 0))

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from agents_sdk import Agent, ConfigurationError, Run, Worker, cli
-from broker.redis.runs import AgentSpec
+from broker.redis.records import AgentSpec
 
 
 async def noop(run: Run) -> None:

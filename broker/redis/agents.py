@@ -1,0 +1,44 @@
+"""Which agents there are: announced by their workers, remembered for the retention time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import orjson
+
+from broker.errors import QueueFull, UnknownAgent
+from broker.redis.records import AgentSpec, pairs
+from broker.redis.store import Store
+
+
+class Agents(Store):
+    """The registry of agents."""
+
+    async def announce(self, specs: Sequence[AgentSpec]) -> None:
+        """Make agents known for the retention time; workers repeat it while they live."""
+        fields: list[bytes | str] = []
+        for spec in specs:
+            fields += [spec.name, orjson.dumps(asdict(spec))]
+        await self.client.execute_many(
+            [
+                ("HSET", self.keys.agents, *fields),
+                ("EXPIRE", self.keys.agents, self.limits.history_ttl_seconds),
+            ]
+        )
+
+    async def agent(self, name: str) -> AgentSpec:
+        """The agent's declaration. UnknownAgent; QueueFull when its queue is at the limit."""
+        spec, waiting = await self.client.execute_many(
+            [("HGET", self.keys.agents, name), ("XLEN", self.keys.requests(name))]
+        )
+        if spec is None:
+            raise UnknownAgent(subject=name)
+        if waiting >= self.limits.max_queued_requests:
+            raise QueueFull(subject=name, detail=f"{waiting} requests wait")
+        return AgentSpec(**orjson.loads(spec))
+
+    async def agents(self) -> dict[str, AgentSpec]:
+        """Every agent that is known."""
+        stored = pairs(await self.client.execute("HGETALL", self.keys.agents))
+        return {name.decode(): AgentSpec(**orjson.loads(spec)) for name, spec in stored.items()}

@@ -1,0 +1,147 @@
+"""What is kept of agents and runs, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from broker.channels import Channel, Keys, Owner, Scope
+from broker.lifecycle import State
+
+OnBusy = Literal["queue", "reject", "interrupt", "parallel"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSpec:
+    """What a worker announces of an agent.
+
+    ``retries``: how often a run is given to another worker after its worker was lost. ``on_busy``:
+    what a message means for a thread that has an open run. ``timeout_seconds``: None = no limit.
+    """
+
+    name: str
+    retries: int = 0
+    require_all_events: bool = False
+    on_busy: OnBusy = "queue"
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """A run to be registered. ``content`` and ``metadata`` are JSON values."""
+
+    run_id: str
+    owner: Owner
+    channel: Channel
+    thread_id: str
+    agent: str
+    content: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    message_id: str | None = None
+    parent_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A run that is in the registry.
+
+    ``duplicate``: the message had begun it before. ``enqueue``: give it to the queue now. ``busy``:
+    the thread's open runs before this one, oldest first.
+    """
+
+    run_id: str
+    thread_id: str
+    agent: str
+    partition: int
+    duplicate: bool
+    enqueue: bool
+    busy: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A tool call that has begun; ``since_ms`` by Redis' clock."""
+
+    tool: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to publish a run's events, as long as the fence holds."""
+
+    run_id: str
+    partition: int
+    owner: Owner
+    channel: Channel
+    head: bytes
+    thread_id: str
+    agent: str
+    content: Any
+    metadata: dict[str, Any]
+    attempt: int
+    fence: int
+    seq: int
+    sent: str
+    parent_run_id: str | None
+    stop_requested: bool
+    created_ms: int
+    state: State
+    open_calls: dict[str, OpenCall]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """``held``: the lease is renewed. ``stop``: the run was asked to stop."""
+
+    held: bool
+    stop: bool
+
+
+def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A hash as Redis lists it → a mapping."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def text_pairs(flat: Sequence[bytes]) -> dict[str, str]:
+    """The same, as text."""
+    return {name.decode(): value.decode() for name, value in pairs(flat).items()}
+
+
+def claim_of(stored: Mapping[str, str], keys: Keys) -> Claim:
+    """The claim that a run's hash describes."""
+    request = orjson.loads(stored["request"])
+    owner = Owner.from_token(stored["owner"])
+    channel = keys.channel(owner, Scope(stored["scope"]), stored["name"])
+    return Claim(
+        run_id=request["run_id"],
+        partition=channel.partition,
+        owner=owner,
+        channel=channel,
+        head=stored["head"].encode(),
+        thread_id=stored["thread"],
+        agent=stored["agent"],
+        content=request["content"],
+        metadata=request["metadata"],
+        attempt=int(stored["attempt"]),
+        fence=int(stored["fence"]),
+        seq=int(stored["seq"]),
+        sent=stored.get("sent", ""),
+        parent_run_id=request["parent_run_id"],
+        stop_requested="stop" in stored,
+        created_ms=int(stored["created"]),
+        state=State(stored["state"]),
+        open_calls={
+            name.removeprefix("call:"): _open_call(value)
+            for name, value in stored.items()
+            if name.startswith("call:")
+        },
+    )
+
+
+def _open_call(value: str) -> OpenCall:
+    since_ms, _, tool = value.partition(" ")
+    return OpenCall(tool, int(since_ms))

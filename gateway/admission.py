@@ -1,0 +1,111 @@
+"""Who may connect, to what, and how much: decided before anything is subscribed."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final, Protocol
+
+from broker.channels import Keys, Mode, Owner, Scope
+from broker.config import Settings
+from broker.redis.client import RedisClient
+from gateway.auth import Identity
+from gateway.commands import new_id
+from gateway.handshake import BadRequest, Opening
+from gateway.session import FrameError
+
+TAKE_UP_SECONDS: Final = 120
+"""How long an isolated connection can be taken up after its loss (protocol section 4)."""
+
+REFRESH_SECONDS: Final = 30.0
+"""How often the connections that live are kept known."""
+
+KEEP_SECONDS: Final = TAKE_UP_SECONDS + round(REFRESH_SECONDS)
+
+
+class Connected(Protocol):
+    """A connection that is there already."""
+
+    identity: Identity
+    opening: Opening
+    connection_id: str
+
+
+class Admission:
+    """The limits of one gateway, and the identities of isolated connections."""
+
+    def __init__(self, settings: Settings, client: RedisClient, keys: Keys) -> None:
+        self._settings, self._client, self._keys = settings, client, keys
+        self._messages: Counter[Owner] = Counter()
+        self._minute = 0
+
+    def admit(self, identity: Identity, opening: Opening, connected: Collection[Connected]) -> None:
+        """Refuse with :class:`BadRequest` what the token or the limits do not allow."""
+        if opening.user_id is not None and opening.user_id != identity.owner.user:
+            raise BadRequest("user_mismatch", "user_id must be the token's subject", status=403)
+        if identity.modes is not None and opening.mode not in identity.modes:
+            raise BadRequest("mode_not_allowed", "the token does not allow this mode", status=403)
+        most = self._settings.max_connections_per_user
+        if sum(each.identity.owner == identity.owner for each in connected) >= most:
+            raise BadRequest(
+                "too_many_connections", f"at most {most} connections per user", status=429
+            )
+
+    async def complete(self, identity: Identity, opening: Opening) -> Opening:
+        """Fill in what the gateway chooses: a factory thread, an isolated connection's identity.
+
+        Taking up an isolated connection takes its secret, whose hash alone is kept.
+        """
+        if opening.mode is Mode.FACTORY and opening.scope is Scope.THREAD:
+            return replace(opening, thread_id=opening.thread_id or new_id())
+        if opening.mode is not Mode.ISOLATED:
+            return opening
+        if opening.connection is None:
+            opening = replace(opening, connection=new_id(), secret=secrets.token_urlsafe(32))
+            key = self._keys.connection(identity.owner, opening.connection or "")
+            await self._client.execute("SET", key, _digest(opening), "EX", KEEP_SECONDS)
+            return opening
+        key = self._keys.connection(identity.owner, opening.connection)
+        known = await self._client.execute("GET", key)
+        if known is None or not hmac.compare_digest(known, _digest(opening)):
+            raise BadRequest("connection_unknown", "no such connection to take up", status=403)
+        return opening
+
+    async def keep(self, connected: Collection[Connected]) -> None:
+        """Isolated connections can be taken up for their time, counted from their loss."""
+        await self._client.execute_many(
+            [
+                (
+                    "EXPIRE",
+                    self._keys.connection(each.identity.owner, each.connection_id),
+                    KEEP_SECONDS,
+                )
+                for each in connected
+                if each.opening.mode is Mode.ISOLATED
+            ]
+        )
+
+    def admit_message(self, owner: Owner) -> None:
+        """Count one message of this user's minute; :class:`FrameError` when it is one too many."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._messages.clear()
+        self._messages[owner] += 1
+        if self._messages[owner] > self._settings.messages_per_minute:
+            raise FrameError(
+                "rate_limited",
+                f"at most {self._settings.messages_per_minute} messages a minute",
+                retryable=True,
+                bad=False,
+            )
+
+
+def _digest(opening: Opening) -> bytes:
+    """What Redis keeps of a connection's secret."""
+    return hashlib.sha256((opening.secret or "").encode()).hexdigest().encode()

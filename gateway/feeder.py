@@ -1,0 +1,141 @@
+"""Feeding one socket from the log until it is level with its channel (promises G2, G3, G7).
+
+For who resumes, for who attaches, and for who was too slow: the same way for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, cast
+
+from broker.cursor import Cursor
+from broker.errors import BrokerUnavailable
+from broker.redis.broker import Broker
+from broker.replay import Follower, Start
+from gateway.hub import Feed, Hub, Joining, Member
+from gateway.resync import go_on
+
+RETRY_SECONDS: Final = 0.25
+SLOW_SECONDS: Final = 60.0
+"""A socket that has taken nothing for this long is closed with 4408."""
+
+
+class Socket(Member, Protocol):
+    """A member that the relay can wait for."""
+
+    def send(self, text: bytes) -> None:
+        """Queue a control frame."""
+
+    def flush(self) -> None:
+        """Write what is queued."""
+
+    async def drained(self) -> bool:
+        """Wait until there is room again; False when the socket is gone."""
+
+    def too_slow(self) -> None:
+        """Close with 4408."""
+
+    def taken_over(self) -> None:
+        """Close with 4409."""
+
+    @property
+    def nonce(self) -> bytes:
+        """Tells this socket from others on the same isolated channel."""
+
+
+def as_socket(member: Member) -> Socket:
+    """The hub gets its members from here: each of them is a socket."""
+    return cast("Socket", member)
+
+
+class Feeder:
+    """Brings sockets level. ``spawn`` runs a coroutine as long as the gateway lives."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        hub: Hub,
+        *,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        flush: Callable[[], None],
+    ) -> None:
+        self._broker, self._hub = broker, hub
+        self._spawn, self.flush = spawn, flush
+
+    def join(
+        self,
+        feed: Feed,
+        socket: Socket,
+        start: Start,
+        *,
+        then: Callable[[Cursor], None] | None = None,
+    ) -> None:
+        """Feed the socket from ``start`` on until it is level; ``then`` runs at that moment."""
+        level = feed.follower.level and start.position == feed.follower.position
+        feed.joining[socket] = Joining(Follower(start.position, level=level))
+        self._spawn(self._catch_up(feed, socket, then))
+
+    async def _catch_up(
+        self, feed: Feed, socket: Socket, then: Callable[[Cursor], None] | None = None
+    ) -> None:
+        joining = feed.joining[socket]
+        follower = joining.follower
+        while feed.joining.get(socket) is joining:
+            try:
+                if not follower.level:
+                    if not await self._read_on(feed, socket, follower):
+                        return
+                    continue
+                joining.deltas = []
+                texts = await self._broker.open_texts(feed.channel)
+            except BrokerUnavailable:
+                # The socket stays; readiness tells, and the next restoration goes on from here.
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if not joining.follower.level:  # a live event was missed meanwhile
+                joining.deltas = None
+                continue
+            if feed.joining.get(socket) is not joining:
+                return
+            for text in texts:
+                self._hub.snapshot(feed, socket, text.delta(0))
+            if then is not None:
+                then(follower.position)
+            self._hub.level(feed, socket)
+            self.flush()
+            socket.flush()
+            return
+
+    async def _read_on(self, feed: Feed, socket: Socket, follower: Follower) -> bool:
+        """One page of the log to one socket. False when the socket is gone."""
+        entries, end = await self._broker.read(feed.channel, follower.position)
+        page = follower.read(entries, end=end)
+        for entry in page.entries:
+            while not self._hub.write(feed, socket, entry):
+                socket.flush()
+                if not await self._room(socket):
+                    return False
+            self._hub.counters.replayed += 1
+        socket.flush()
+        if page.hole:
+            self._hub.counters.resyncs += 1
+            socket.send((await go_on(self._broker, feed, follower)).frame())
+        return True
+
+    async def _room(self, socket: Socket) -> bool:
+        try:
+            async with asyncio.timeout(SLOW_SECONDS):
+                return await socket.drained()
+        except TimeoutError:
+            socket.too_slow()
+            return False
+
+    def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
+        """A socket without room: wait for it, then feed it from the log."""
+        feed.joining[member] = Joining(Follower(after))
+        self._spawn(self._feed_when_drained(feed, as_socket(member)))
+
+    async def _feed_when_drained(self, feed: Feed, socket: Socket) -> None:
+        if await self._room(socket):
+            await self._catch_up(feed, socket)

@@ -1,0 +1,70 @@
+"""Being told: why a reader does not get simply what came after its cursor (protocol section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.channels import Scope
+from broker.cursor import ZERO, Cursor
+from broker.redis.broker import Broker
+from broker.replay import Follower, Start, judge
+from gateway.frames import control
+from gateway.hub import Feed
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """Reason, where replay begins instead, and where the channel is."""
+
+    reason: str
+    position: Cursor
+    channel_cursor: Cursor
+    run_id: str | None = None
+    """Set when the channel is a run's: a strict connection reads several."""
+
+    def frame(self) -> bytes:
+        """As told to the client."""
+        payload = {
+            "reason": self.reason,
+            "from": str(self.position),
+            "channel_cursor": str(self.channel_cursor),
+        }
+        if self.run_id is not None:
+            payload["run_id"] = self.run_id
+        return control("resync", payload)
+
+
+async def begin(
+    broker: Broker, feed: Feed, after: Cursor | None, *, bad_cursor: bool
+) -> tuple[Start, Resync | None]:
+    """Where a reader that asks for ``after`` begins (None = from now on), and what it is told.
+
+    ``bad_cursor``: it asked for something that is no cursor, so nothing is replayed.
+    """
+    now = feed.follower.position
+    if bad_cursor:
+        return Start(now, None), _resync(feed, "unknown_cursor", now, now)
+    if after is None:
+        return Start(now, None), None
+    if after in (ZERO, now):
+        return Start(after, None), None
+    glance = await broker.glance(feed.channel, after)
+    start = judge(after, glance)
+    if start.reason is None:
+        return start, None
+    return start, _resync(feed, start.reason, start.position, glance.newest)
+
+
+async def go_on(broker: Broker, feed: Feed, follower: Follower) -> Resync:
+    """The log does not continue a position: find out why, and go on where that is possible."""
+    glance = await broker.glance(feed.channel, follower.position)
+    start = judge(follower.position, glance)
+    # A position that is there although what followed it is not: the log itself lost something.
+    reason = start.reason or "forked"
+    follower.restart(start.position, linked=start.reason is not None)
+    return _resync(feed, reason, start.position, glance.newest)
+
+
+def _resync(feed: Feed, reason: str, position: Cursor, newest: Cursor | None) -> Resync:
+    run_id = feed.channel.name if feed.channel.scope is Scope.RUN else None
+    return Resync(reason, position, newest or ZERO, run_id)
