@@ -79,7 +79,9 @@ class Feeder:
     async def _catch_up(
         self, feed: Feed, socket: Socket, then: Callable[[Cursor], None] | None = None
     ) -> None:
-        joining = feed.joining[socket]
+        joining = feed.joining.get(socket)
+        if joining is None:
+            return
         follower = joining.follower
         while feed.joining.get(socket) is joining:
             try:
@@ -112,10 +114,11 @@ class Feeder:
         entries, end = await self._broker.read(feed.channel, follower.position)
         page = follower.read(entries, end=end)
         for entry in page.entries:
-            while not self._hub.write(feed, socket, entry):
+            if not self._hub.write(feed, socket, entry):
+                # Read again when there is room: nothing newer may overtake it meanwhile.
+                follower.give_back(entry)
                 socket.flush()
-                if not await self._room(socket):
-                    return False
+                return await self._room(socket)
             self._hub.counters.replayed += 1
         socket.flush()
         if page.hole:
@@ -133,7 +136,10 @@ class Feeder:
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
         """A socket without room: wait for it, then feed it from the log."""
-        feed.joining[member] = Joining(Follower(after))
+        # Once level, so a log that begins later than ``after`` is a hole, also after ``0-0``.
+        follower = Follower(after, level=True)
+        follower.lose_touch()
+        feed.joining[member] = Joining(follower)
         self._spawn(self._feed_when_drained(feed, as_socket(member)))
 
     async def _feed_when_drained(self, feed: Feed, socket: Socket) -> None:

@@ -47,6 +47,7 @@ class Relay:
         self.on_latency: Callable[[list[int]], None] = lambda _sent_ms: None
         self._opening: dict[bytes, asyncio.Task[Feed]] = {}
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
+        self._subscribing: set[bytes] = set()
         self._repairing: set[bytes] = set()
         self._refilling: dict[tuple[bytes, bytes], bool] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -85,7 +86,8 @@ class Relay:
                 raise BrokerUnavailable(why="the subscription was not acknowledged") from None
 
     async def _subscribe(self, channel: Channel) -> Feed:
-        feed = self.hub.feed(channel) or self.hub.add(channel)
+        feed = self.hub.add(channel)
+        self._subscribing.add(channel.live)
         try:
             await self.subscriber.subscribe(channel.live)
             newest, texts = await asyncio.gather(
@@ -95,6 +97,8 @@ class Relay:
             self.subscriber.unsubscribe(channel.live)
             self.hub.remove(feed)
             raise
+        finally:
+            self._subscribing.discard(channel.live)
         feed.follower.restart(newest[0])
         for entry in feed.follower.read([], end=True).entries:
             self.hub.emit(feed, entry)
@@ -154,7 +158,7 @@ class Relay:
 
     def repair(self, feed: Feed) -> None:
         """Read a feed's log from its position until it is level again. One task per feed."""
-        if feed.channel.live not in self._repairing:
+        if feed.channel.live not in self._repairing | self._subscribing:
             self._repairing.add(feed.channel.live)
             self._spawn(self._repair(feed))
 
@@ -199,9 +203,8 @@ class Relay:
                 self._refilling[key] = False
                 text = await self.broker.text(feed.channel, run.decode())
                 if text is not None:
-                    known = min(feed.texts.get(run, 0), len(text.text))
-                    if len(text.text) > known:
-                        self.hub.emit_delta(feed, text.delta(known))
+                    # All of it: what the sockets have may be the text of an attempt before.
+                    self.hub.emit_delta(feed, text.delta(0))
                 if not self._refilling[key]:
                     return
         except BrokerUnavailable:

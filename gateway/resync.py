@@ -59,8 +59,9 @@ async def go_on(broker: Broker, feed: Feed, follower: Follower) -> Resync:
     """The log does not continue a position: find out why, and go on where that is possible."""
     glance = await broker.glance(feed.channel, follower.position)
     start = judge(follower.position, glance)
-    # A position that is there although what followed it is not: the log itself lost something.
-    reason = start.reason or "forked"
+    # A position that is there although what followed it is not: the log itself lost something,
+    # at its front or further on.
+    reason = start.reason or ("expired" if start.position == ZERO else "forked")
     follower.restart(start.position, linked=start.reason is not None)
     return _resync(feed, reason, start.position, glance.newest)
 
