@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes the tables and diagrams of these pages from the code's own tables.
 
-Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page belongs to this program. Run it from
-the checkout after a change of one of the tables: ``python docs/generate.py``. It prints the pages that
-it changed; ``tests/unit/test_docs.py`` fails while a page is stale.
+Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page belongs to this program. Run it
+after a change of one of the tables: ``python docs/generate.py``. It prints the pages that it
+changed; ``tests/unit/test_docs.py`` fails while a page is stale.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
+
+NOTHING: Final = "\N{EN DASH}"
 
 _SECTION: Final = re.compile(
     r"(?P<open><!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<close><!-- end -->)", re.DOTALL
@@ -52,7 +54,7 @@ def payloads() -> str:
     """Event → fields, from the rules that the SDK checks."""
 
     def fields(rule: Mapping[str, tuple[type, ...]]) -> str:
-        return ", ".join(f"`{name}` ({_json(types)})" for name, types in rule.items()) or "–"
+        return ", ".join(f"`{name}` ({_json(types)})" for name, types in rule.items()) or NOTHING
 
     return table(
         ("type", "payload, always", "payload, optional"),
@@ -97,7 +99,7 @@ def scopes() -> str:
     return table(
         ("mode", "isolation_level", "scope", "the channel's log"),
         (
-            (f"`{mode}`", f"`{level}`" if level else "–", f"`{scope}`",
+            (f"`{mode}`", f"`{level}`" if level else NOTHING, f"`{scope}`",
              f"`{_key(keys.channel(owner, scope, names[scope]).log)}`")
             for (mode, level), scope in SCOPES.items()
         ),
@@ -158,7 +160,7 @@ def redis_keys() -> str:
     channel = keys.channel(owner, Scope.THREAD, "ID").log.decode().replace(":thread:", ":SCOPE:")
     channels = [
         (channel, "Stream: a channel's retained events, oldest trimmed"),
-        (channel.replace(":log:", ":live:"), "Pub/sub channel: the same events as they are appended, and streamed text"),
+        (channel.replace(":log:", ":live:"), "Pub/sub channel: the same as it is appended, and text"),
         (channel.replace(":log:", ":open:"), "Set: the channel's open runs"),
     ]  # fmt: skip
     made: list[tuple[str, Callable[..., bytes]]] = [

@@ -16,7 +16,7 @@ from typing import Protocol
 from broker.channels import Channel
 from broker.codec import NO_ID, Entry, from_live
 from broker.cursor import ZERO, Cursor, from_redis
-from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED
+from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED, USER_MESSAGE
 from broker.replay import Follower
 from gateway.frames import FIVE, legacy_event, ws_text
 from gateway.outbox import Outbox
@@ -24,6 +24,7 @@ from gateway.outbox import Outbox
 _DELTA = AGENT_DELTA.encode()
 _STARTED = AGENT_STARTED.encode()
 _COMPLETED = AGENT_COMPLETED.encode()
+_MESSAGE = USER_MESSAGE.encode()
 TAKEN_OVER = b"taken_over"
 """Type of the notice that another socket took an isolated connection up."""
 
@@ -253,7 +254,9 @@ class Hub:
         self._needs.feed_from_log(feed, member, joining.follower.position)
 
     def _note_run(self, feed: Feed, entry: Entry) -> None:
-        if entry.type == _STARTED:
+        if entry.type == _MESSAGE:
+            feed.open_runs.add(entry.run)
+        elif entry.type == _STARTED:
             feed.open_runs.add(entry.run)
             feed.texts[entry.run] = 0
         elif entry.type == _COMPLETED:

@@ -34,6 +34,7 @@ from gateway.probe import Probe
 from gateway.relay import Relay
 from gateway.stats import Latency
 from gateway.sweeper import Sweeper
+from gateway.tail import TailCheck
 from gateway.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
@@ -73,6 +74,7 @@ class Node:
         self.started = time.monotonic()
         control_channel = self.keys.control(self.node_id)
         self.probe = Probe(self.client, self.relay.subscriber, control_channel)
+        self.tail = TailCheck(self.relay)
         self.admission = Admission(settings, self.client, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
         self.relay.on_heard = self.probe.heard
@@ -91,7 +93,13 @@ class Node:
             await self.client.stop()
             await self.relay.stop()
             raise BrokerUnavailable(why=f"cannot subscribe: {error}") from error
-        work = (self.sweeper.run, self._tick_for_ever, self.probe.run, self._report_for_ever)
+        work = (
+            self.sweeper.run,
+            self._tick_for_ever,
+            self.probe.run,
+            self.tail.run,
+            self._report_for_ever,
+        )
         self._tasks = [asyncio.create_task(each(), name=each.__qualname__) for each in work]
 
     async def stop(self) -> None:

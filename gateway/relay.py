@@ -7,12 +7,12 @@ cannot answer now is tried again when the subscriber is restored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
 
-from broker.channels import Channel
+from broker.channels import Channel, encode_id
 from broker.codec import Entry
 from broker.cursor import Cursor
 from broker.errors import BrokerUnavailable
@@ -90,8 +90,10 @@ class Relay:
         self._subscribing.add(channel.live)
         try:
             await self.subscriber.subscribe(channel.live)
-            newest, texts = await asyncio.gather(
-                self.broker.newest([channel]), self.broker.open_texts(channel)
+            newest, runs, texts = await asyncio.gather(
+                self.broker.newest([channel]),
+                self.broker.open_runs(channel),
+                self.broker.open_texts(channel),
             )
         except BaseException:
             self.subscriber.unsubscribe(channel.live)
@@ -99,6 +101,7 @@ class Relay:
             raise
         finally:
             self._subscribing.discard(channel.live)
+        feed.open_runs.update(encode_id(run).encode() for run in runs)
         feed.follower.restart(newest[0])
         for entry in feed.follower.read([], end=True).entries:
             self.hub.emit(feed, entry)
@@ -153,6 +156,35 @@ class Relay:
         """Feed the socket from ``start`` on until it is level; ``then`` runs at that moment."""
         self._keep(feed.channel)
         self.feeder.join(feed, socket, start, then=then)
+
+    async def check_tails(self, feeds: Sequence[Feed]) -> None:
+        """Compare where these feeds are with where their logs end, in one pipeline.
+
+        A lost last message leaves no hole to see, and a log that a failover cut off is shorter than
+        what was heard of it.
+        """
+        ends = await self.broker.newest([feed.channel for feed in feeds])
+        for feed, end in zip(feeds, ends, strict=True):
+            if not feed.follower.level or end == feed.follower.position:
+                continue
+            if end > feed.follower.position:
+                # It may still be on its way; then it is dropped as old when it comes.
+                feed.follower.lose_touch()
+                self.repair(feed)
+            else:
+                await self._check_rewritten(feed)
+
+    async def _check_rewritten(self, feed: Feed) -> None:
+        follower = feed.follower
+        position = follower.position
+        glance = await self.broker.glance(feed.channel, position)
+        # Heard meanwhile: the end that was read is only old.
+        if glance.found or follower.position != position or not follower.level:
+            return
+        self.hub.counters.resyncs += 1
+        self._tell_all(feed, await go_on(self.broker, feed, follower))
+        self.repair(feed)
+        self.flush()
 
     # --- what the hub needs
 

@@ -74,10 +74,13 @@ class Log(Store):
         )
         return [_first(reply) or ZERO for reply in replies]
 
+    async def open_runs(self, channel: Channel) -> list[str]:
+        """The channel's runs that have not ended."""
+        return [run.decode() for run in await self.client.execute("SMEMBERS", channel.open)]
+
     async def open_texts(self, channel: Channel) -> list[Text]:
         """The streamed text so far of every open run of the channel that has any."""
-        members = await self.client.execute("SMEMBERS", channel.open)
-        runs = [member.decode() for member in members]
+        runs = await self.open_runs(channel)
         texts = await asyncio.gather(*[self.text(channel, run) for run in runs])
         return [text for text in texts if text is not None]
 

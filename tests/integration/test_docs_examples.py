@@ -3,8 +3,8 @@
 What is executed, page by page, in a directory of its own:
 
 - a ``python`` block whose first line is ``# name.py`` is written to that file;
-- a ``console`` block is a terminal: lines with ``$`` are run by bash (``>`` continues one), the lines
-  under a command are its output, ``…`` stands for anything, and variables live on to the next block;
+- a ``console`` block is a terminal: lines with ``$`` are run by bash (``>`` continues one), the
+  lines under a command are its output, ``…`` is anything, and variables live on to the next block;
 - ``console background NAME`` leaves its last command running until the end of the page, and a later
   ``text NAME`` block is what that terminal shows meanwhile.
 
@@ -170,7 +170,11 @@ class Session:
     def _shims(self, folder: Path) -> None:
         """What an activated environment has on PATH, for the Python that runs the tests."""
         folder.mkdir()
-        for name, arguments in (("runcast", "-m gateway"), ("python", ""), ("pytest", "-m pytest -p no:asyncio -p no:cacheprovider")):
+        for name, arguments in (
+            ("runcast", "-m gateway"),
+            ("python", ""),
+            ("pytest", "-m pytest -p no:asyncio -p no:cacheprovider"),
+        ):
             shim = folder / name
             shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', "utf-8")
             shim.chmod(0o755)
@@ -221,17 +225,17 @@ class Session:
             )
         self.open[name] = (popen, log)
 
-    def wait_shown(self, name: str, expected: list[str]) -> str | None:
-        """None once the terminal shows it; what it shows instead when it does not in time."""
+    def wait_shown(self, name: str, expected: list[str]) -> tuple[bool, str]:
+        """Whether the terminal shows it in time, and what it shows."""
         popen, log = self.open[name]
         deadline = time.monotonic() + SHOWN_SECONDS
         while True:
             ended = popen.poll() is not None
             output = self.back(log.read_text(encoding="utf-8", errors="replace"))
             if shown(expected, output, anywhere=True):
-                return None
+                return True, output
             if ended or time.monotonic() > deadline:
-                return output
+                return False, output
             time.sleep(0.05)
 
     def end(self) -> None:
@@ -244,63 +248,69 @@ class Session:
                 popen.wait()
 
 
-def follow(page: str, folder: Path, *, show: bool = False) -> list[str]:
-    """Do what the page says; what went otherwise than it says."""
-    session = Session(folder)
-    wrong: list[str] = []
+@dataclass
+class Reader:
+    """Does what a page says. ``answers``: what came of each block, and whether the page says so."""
 
-    def tell(block: Block, what: str, expected: list[str], got: str) -> None:
-        if show:
-            print(f"--- line {block.at}: {what}\n{got}")
-        else:
-            wrong.append(
-                f"{page}, line {block.at}: {what}\nexpected:\n"
-                + "\n".join(expected)
-                + f"\ngot:\n{got}"
-            )
+    session: Session
+    answers: list[tuple[str, bool]] = field(default_factory=list)
 
-    try:
-        for block in blocks(ROOT / page):
-            kind = block.info[0] if block.info else ""
-            if kind == "python" and block.lines[0].startswith("# "):
-                name = block.lines[0][2:].strip()
-                if re.fullmatch(r"\w+\.py", name):
-                    text = session.here("\n".join(block.lines) + "\n")
-                    (session.work / name).write_text(text, encoding="utf-8")
-            elif kind == "console" and "background" in block.info:
-                *before, last = commands(block)
-                for command, got in zip(before, session.run(before), strict=True):
-                    if show or not shown(command.expected, got):
-                        tell(block, command.text, command.expected, got)
-                name = block.info[-1]
-                session.start(name, last)
-                got_instead = session.wait_shown(name, last.expected)
-                if got_instead is not None:
-                    tell(block, last.text, last.expected, got_instead)
-                    if not show:
-                        break
-            elif kind == "console":
-                wanted = commands(block)
-                for command, got in zip(wanted, session.run(wanted), strict=True):
-                    if show or not shown(command.expected, got):
-                        tell(block, command.text, command.expected, got)
-            elif kind == "text" and len(block.info) > 1:
-                got_instead = session.wait_shown(block.info[1], block.lines)
-                if show or got_instead is not None:
-                    log = session.open[block.info[1]][1]
-                    tell(block, f"terminal {block.info[1]}", block.lines, log.read_text("utf-8"))
-    finally:
-        session.end()
-    return wrong
+    def follow(self, page: str) -> None:
+        try:
+            for block in blocks(ROOT / page):
+                kind = block.info[0] if block.info else ""
+                if kind == "python":
+                    self._write(block)
+                elif kind == "console" and "background" in block.info:
+                    self._start(block)
+                elif kind == "console":
+                    self._run(block, commands(block))
+                elif kind == "text" and len(block.info) > 1:
+                    self._look(block, block.info[1], block.lines)
+        finally:
+            self.session.end()
+
+    def _write(self, block: Block) -> None:
+        name = block.lines[0].removeprefix("# ").strip()
+        if re.fullmatch(r"\w+\.py", name):
+            text = self.session.here("\n".join(block.lines) + "\n")
+            (self.session.work / name).write_text(text, encoding="utf-8")
+
+    def _run(self, block: Block, wanted: list[Command]) -> None:
+        for command, got in zip(wanted, self.session.run(wanted), strict=True):
+            as_shown = shown(command.expected, got)
+            self._tell(block, command.text, command.expected, got, as_shown=as_shown)
+
+    def _start(self, block: Block) -> None:
+        *before, last = commands(block)
+        self._run(block, before)
+        self.session.start(block.info[-1], last)
+        self._look(block, block.info[-1], last.expected)
+
+    def _look(self, block: Block, name: str, expected: list[str]) -> None:
+        as_shown, got = self.session.wait_shown(name, expected)
+        self._tell(block, f"terminal {name}", expected, got, as_shown=as_shown)
+
+    def _tell(
+        self, block: Block, what: str, expected: list[str], got: str, *, as_shown: bool
+    ) -> None:
+        wanted = "\n".join(expected)
+        text = f"line {block.at}: {what}\nthe page shows:\n{wanted}\nit was:\n{got}"
+        self.answers.append((text, as_shown))
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_does_what_it_shows(page: str, tmp_path: Path) -> None:
-    wrong = follow(page, tmp_path)
+    reader = Reader(Session(tmp_path))
+    reader.follow(page)
+    assert reader.answers
+    wrong = [f"{page}, {text}" for text, as_shown in reader.answers if not as_shown]
     assert not wrong, "\n\n".join(wrong)
 
 
 if __name__ == "__main__":
     for each in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as temporary:
-            follow(each, Path(temporary), show=True)
+            asked = Reader(Session(Path(temporary)))
+            asked.follow(each)
+            sys.stdout.write("\n".join(text for text, _ in asked.answers))

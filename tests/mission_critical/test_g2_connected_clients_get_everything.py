@@ -52,7 +52,29 @@ async def test_g2_nothing_is_lost_when_the_subscriber_connection_is_killed(
     assert gateway.node.relay.subscriber.reconnects >= 1
 
 
-async def test_g2_a_thousand_connects_race_with_publishing(base: str, broker: Broker) -> None:
+async def test_g2_what_came_last_while_nobody_listened_is_read_on_return(
+    gateway: Gateway, base: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each re-subscription every log is checked, without waiting for the next event."""
+
+    async def no_tail_check(_feeds: object) -> None: ...
+
+    monkeypatch.setattr(gateway.node.relay, "check_tails", no_tail_check)
+    claim = await opened(broker, "alice")
+    async with Client(base, "alice") as client:
+        await client.first("live")
+        for seq in range(1, 11):
+            await broker.client.execute("CLIENT", "KILL", "TYPE", "pubsub")
+            await broker.publish(claim, thought(claim, seq))
+
+            def arrived(frames: list[Frame], want: int = seq) -> bool:
+                return frames[-1].get("seq") == want
+
+            await client.until(arrived)
+        assert [event["seq"] for event in client.events()] == list(range(1, 11))
+
+
+async def test_g2_connects_race_with_publishing(base: str, broker: Broker) -> None:
     """Clients connect while events flow: each gets all from its cursor on, none twice."""
     claim = await opened(broker, "alice")
     await broker.publish(claim, thought(claim, 1))
@@ -110,4 +132,43 @@ async def test_g2_a_rewritten_log_is_named_by_a_resync(
         await client.until(lambda frames: any(frame.get("seq") == 11 for frame in frames))
         after = [frame["seq"] for frame in client.frames[at:] if "seq" in frame]
         assert after == [8, 9, 10, 11], "replay from the last entry that both histories share"
+    assert gateway.node.relay.hub.counters.resyncs == 1
+
+
+async def test_g2_a_lost_last_message_is_found_within_seconds(
+    gateway: Gateway, base: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing comes after it, so there is no hole to see: the log is asked."""
+    deliver = gateway.node.relay.hub.on_message
+
+    def without_the_last(channel: bytes, message: bytes) -> None:
+        if b'"seq":5' not in message:
+            deliver(channel, message)
+
+    monkeypatch.setattr(gateway.node.relay.hub, "on_message", without_the_last)
+    claim = await opened(broker, "alice")
+    async with Client(base, "alice") as client:
+        await client.first("live")
+        for seq in range(1, 6):
+            await broker.publish(claim, thought(claim, seq))
+        await client.until(lambda frames: frames[-1].get("seq") == 5, seconds=6)
+        assert [event["seq"] for event in client.events()] == [1, 2, 3, 4, 5]
+
+
+async def test_g2_a_log_that_lost_its_tail_is_told_without_another_event(
+    gateway: Gateway, base: str, broker: Broker
+) -> None:
+    """A promoted replica without the last events, and nothing published since."""
+    claim = await opened(broker, "alice")
+    async with Client(base, "alice") as client:
+        await client.first("live")
+        ids = [await broker.publish(claim, thought(claim, seq)) for seq in range(1, 6)]
+        await client.until(lambda frames: frames[-1].get("seq") == 5)
+        await broker.client.execute("XDEL", claim.channel.log, *ids[3:])
+        resync = await client.first("resync")
+        assert resync["payload"] == {
+            "reason": "forked",
+            "from": ids[2],
+            "channel_cursor": ids[2],
+        }
     assert gateway.node.relay.hub.counters.resyncs == 1

@@ -1,0 +1,99 @@
+"""What a message means for a thread that has an open run: queue, reject, interrupt, parallel."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agents_sdk import Run, Worker
+from broker.config import Settings
+from broker.redis.records import OnBusy
+from tests.support.clients import Client
+
+
+class Gate:
+    """Agents whose runs wait until the test lets them go on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.worker = Worker(settings=settings)
+        self.open = asyncio.Event()
+        self.running = 0
+        self.most = 0
+
+    def declare(self, on_busy: OnBusy) -> None:
+        @self.worker.agent(f"gated {on_busy}", on_busy=on_busy)
+        async def gated(run: Run) -> str:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            try:
+                await run.think("waiting")
+                await self.open.wait()
+            finally:
+                self.running -= 1
+            return "through"
+
+
+@pytest.fixture
+async def gate(settings: Settings) -> AsyncIterator[Gate]:
+    gate = Gate(settings)
+    for on_busy in ("queue", "reject", "interrupt", "parallel"):
+        gate.declare(on_busy)
+    async with gate.worker.running():
+        yield gate
+
+
+async def test_queued_runs_of_a_thread_come_one_after_the_other(base: str, gate: Gate) -> None:
+    async with Client(base, thread_id="t") as client:
+        runs = [await client.ask("x", agent="gated queue", ref=f"m{n}") for n in range(4)]
+        await client.until(lambda _: client.events(runs[0])[1:])
+        assert gate.running == 1
+        gate.open.set()
+        for run_id in runs:
+            end = await client.completed(run_id)
+            assert end["payload"]["status"] == "succeeded"
+        assert gate.most == 1
+        order = [event["run_id"] for event in client.events() if event["seq"] == 1]
+        assert order == runs
+
+
+async def test_threads_do_not_wait_for_each_other(base: str, gate: Gate) -> None:
+    async with Client(base) as client:
+        for number in range(3):
+            await client.ask("x", agent="gated queue", ref=f"m{number}", thread_id=f"t{number}")
+        await client.until(lambda _: gate.running == 3 and len(client.events()) == 6)
+        gate.open.set()
+
+
+async def test_a_busy_thread_rejects(base: str, gate: Gate) -> None:
+    async with Client(base, thread_id="t") as client:
+        first = await client.ask("x", agent="gated reject")
+        await client.send("user_message", {"content": "x", "agent": "gated reject"}, ref="m2")
+        error = await client.reply("m2")
+        assert error["payload"]["code"] == "queue_full"
+        assert error["payload"]["retryable"] is True
+        gate.open.set()
+        await client.completed(first)
+        await client.completed(await client.ask("x", agent="gated reject", ref="m3"))
+
+
+async def test_a_new_message_interrupts(base: str, gate: Gate) -> None:
+    async with Client(base, thread_id="t") as client:
+        first = await client.ask("x", agent="gated interrupt")
+        await client.until(lambda _: client.events(first)[1:])
+        second = await client.ask("y", agent="gated interrupt", ref="m2")
+        end = await client.completed(first)
+        assert end["payload"]["status"] == "cancelled"
+        await client.until(lambda _: client.events(second)[1:])
+        gate.open.set()
+        end = await client.completed(second)
+        assert end["payload"]["status"] == "succeeded"
+        assert gate.most == 1
+
+
+async def test_parallel_runs_share_a_thread(base: str, gate: Gate) -> None:
+    async with Client(base, thread_id="t") as client:
+        runs = [await client.ask("x", agent="gated parallel", ref=f"m{n}") for n in range(3)]
+        await client.until(lambda _: gate.running == 3 and len(client.events()) == 6)
+        gate.open.set()
+        for run_id in runs:
+            await client.completed(run_id)
