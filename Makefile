@@ -53,7 +53,7 @@ chaos: $(VENV)/.test ## Kill and starve parts of a running system
 	$(PYTEST) tests/chaos $(ARGS)
 
 browser: $(VENV)/.browser ## The chat page in a real headless Chromium
-	$(PYTEST) tests/browser $(ARGS)
+	$(PYTEST) -n 2 tests/browser $(ARGS)
 
 bench: $(VENV)/.test ## Measure this machine; results are printed
 	$(PYTEST) tests/benchmarks $(ARGS)

@@ -55,6 +55,7 @@ class Service:
             keys=self._link.keys,
             consumer=self._link.id,
             client=self._link.client,
+            ttl_seconds=settings.history_ttl_seconds,
         )
         self._serving: dict[asyncio.Task[None], Request] = {}
         self._executions: dict[str, Execution] = {}

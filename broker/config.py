@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.asyncio.connection import parse_url
 
 from broker.errors import ConfigurationError
 
@@ -26,7 +27,8 @@ PUBLIC_KEY_ALGORITHMS: Final = (
 )  # fmt: skip
 DEFAULT_PUBLIC_KEY_ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
 
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
+PLANNED_SCHEMES: Final = ("redis+sentinel", "redis+cluster")
 
 
 def _split(value: object) -> object:
@@ -36,9 +38,18 @@ def _split(value: object) -> object:
     return value
 
 
-def _known_scheme(value: object) -> object:
-    if isinstance(value, str) and value.partition("://")[0] not in REDIS_SCHEMES:
-        raise ValueError("has an unknown scheme")
+def _reachable(value: object) -> object:
+    """A URL that a connection can be opened with; what is wrong with it otherwise."""
+    if isinstance(value, str):
+        scheme = value.partition("://")[0]
+        if scheme in PLANNED_SCHEMES:
+            raise ValueError("names Sentinel or a Cluster, which this version cannot follow")
+        if scheme not in REDIS_SCHEMES:
+            raise ValueError("has an unknown scheme")
+        try:
+            parse_url(value)
+        except ValueError as error:
+            raise ValueError(f"cannot be read: {error}") from None
     return value
 
 
@@ -61,11 +72,11 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    redis_url: Annotated[str | None, BeforeValidator(_known_scheme)] = Field(
+    redis_url: Annotated[str | None, BeforeValidator(_reachable)] = Field(
         default=None,
         repr=False,  # may hold a password
-        description="redis://, rediss://, unix://, redis+sentinel://h1:26379,h2:26379/mymaster or "
-        "redis+cluster://h1:7000,h2:7001; absent: a Redis of its own",
+        description="redis://host:6379/0, rediss://host:6380 or unix:///path/redis.sock; absent: a "
+        "Redis of its own",
     )
     prefix: str = Field(
         default="rc",

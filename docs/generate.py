@@ -160,7 +160,7 @@ def redis_keys() -> str:
     channel = keys.channel(owner, Scope.THREAD, "ID").log.decode().replace(":thread:", ":SCOPE:")
     channels = [
         (channel, "Stream: a channel's retained events, oldest trimmed"),
-        (channel.replace(":log:", ":live:"), "Pub/sub channel: the same as it is appended, and text"),
+        (channel.replace(":log:", ":live:"), "Pub/sub channel: what is appended, and text"),
         (channel.replace(":log:", ":open:"), "Set: the channel's open runs"),
     ]  # fmt: skip
     made: list[tuple[str, Callable[..., bytes]]] = [

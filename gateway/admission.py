@@ -25,6 +25,9 @@ TAKE_UP_SECONDS: Final = 120
 REFRESH_SECONDS: Final = 30.0
 """How often the connections that live are kept known."""
 
+FLOOD_FACTOR: Final = 3
+"""Times the limit of messages a minute at which the connection is closed with 4429."""
+
 KEEP_SECONDS: Final = TAKE_UP_SECONDS + round(REFRESH_SECONDS)
 
 
@@ -104,6 +107,10 @@ class Admission:
                 retryable=True,
                 bad=False,
             )
+
+    def flooded(self, owner: Owner) -> bool:
+        """Whether this user went on far beyond the limit although every message was refused."""
+        return self._messages[owner] > self._settings.messages_per_minute * FLOOD_FACTOR
 
 
 def _digest(opening: Opening) -> bytes:

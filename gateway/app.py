@@ -154,7 +154,11 @@ async def _open(
     member.start(feed, start, resync)
     if opening.connection is not None and feed is not None:
         notice = b"- 0 %b - - %b taken_over\n{}" % (member.owner, member.nonce)
-        await node.client.execute("PUBLISH", feed.channel.live, notice)
+        try:
+            await node.client.execute("PUBLISH", feed.channel.live, notice)
+        except BrokerUnavailable:
+            # The former socket was not told, and two may not read one isolated channel.
+            member.close(close_codes.UNAVAILABLE)
     return response
 
 
@@ -294,8 +298,6 @@ class Gateway:
             asyncio.get_running_loop().add_signal_handler(each, signalled.release)
         await signalled.acquire()
         log.info("draining", sockets=len(self.node.sockets))
-        for site in list(self._runner.sites):
-            await site.stop()
         drained = asyncio.create_task(self.node.drain())
         again = asyncio.create_task(signalled.acquire())
         await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)

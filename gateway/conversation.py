@@ -68,6 +68,7 @@ class Conversation:
                 except FrameError as error:
                     error.ref = command.ref
                     self._socket.refuse(error)
+                    self._check_flood(error)
                 except Exception:
                     log.exception("command_failed", command=type(command).__name__)
                     self._socket.refuse(
@@ -76,6 +77,11 @@ class Conversation:
                 self._socket.resume_reading()
         finally:
             self._task = None
+
+    def _check_flood(self, error: FrameError) -> None:
+        owner = self._socket.identity.owner
+        if error.code == "rate_limited" and self._socket.node.admission.flooded(owner):
+            self._socket.close(close_codes.TOO_MANY)
 
     async def _carry_out(self, command: Command) -> None:
         commands, owner = self._socket.node.commands, self._socket.identity.owner

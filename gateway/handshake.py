@@ -73,10 +73,11 @@ class Opening:
 
 def parse(path: str, query: Mapping[str, str]) -> Opening:
     """The request of one connection; :class:`BadRequest` when it is not a valid one."""
+    if len(query) != len(set(query)):
+        # Nobody can say which of them was meant, so the wider one must not win.
+        raise BadRequest("repeated_parameter", "a parameter is given more than once")
     mode = _mode(path, query)
-    for name in query:
-        if name in CREDENTIALS:
-            continue
+    for name in set(query) - CREDENTIALS:
         allowed = PARAMETERS.get(name)
         if allowed is None:
             raise BadRequest("unknown_parameter", f"{name}: valid are {_list(PARAMETERS)}")

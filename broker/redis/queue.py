@@ -37,9 +37,18 @@ class RequestQueue:
     It blocks on a connection of its own; what must not wait behind that goes over ``client``.
     """
 
-    def __init__(self, url: str, *, keys: Keys, consumer: str, client: RedisClient) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        keys: Keys,
+        consumer: str,
+        client: RedisClient,
+        ttl_seconds: int = 86_400,
+    ) -> None:
         self._client = RedisClient(url, name=f"queue {consumer}")
         self._prompt = client
+        self._ttl_seconds = ttl_seconds
         self._keys, self._consumer = keys, consumer
         self._queues: list[bytes] = []
 
@@ -114,6 +123,7 @@ class RequestQueue:
         for queue in self._queues:
             try:
                 await self._client.execute("XGROUP", "CREATE", queue, GROUP, "0", "MKSTREAM")
+                await self._client.execute("EXPIRE", queue, self._ttl_seconds)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise

@@ -12,7 +12,7 @@ from gateway import node as gateway_node
 from gateway import relay
 from gateway.app import Gateway
 from gateway.websocket import WebSocket
-from tests.support.clients import Client
+from tests.support.clients import Client, eventually
 from tests.support.servers import token
 
 HELLO_FRAMES = 2
@@ -40,6 +40,10 @@ class RawClient:
         head = await self.reader.readuntil(b"\r\n\r\n")
         assert b" 101 " in head.splitlines()[0]
 
+    async def read_to_the_end(self) -> None:
+        while True:
+            await self.frame()
+
     async def frame(self) -> tuple[int, bytes]:
         """The next frame's opcode and payload."""
         first, size = await self.reader.readexactly(2)
@@ -65,8 +69,7 @@ async def test_a_silent_peer_is_pinged_and_then_dropped(beating: Gateway) -> Non
     opcode, _ = await client.frame()
     assert opcode == 9, "a ping"
     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
-        while True:
-            await client.frame()
+        await client.read_to_the_end()
     assert not beating.node.sockets
     client.writer.close()
 
@@ -121,9 +124,7 @@ async def test_nothing_is_left_of_closed_connections(
             assert len(gateway.node.sockets) == 20
             await asyncio.gather(*(client.__aexit__() for client in clients))
         hub = gateway.node.relay.hub
-        async with asyncio.timeout(8):
-            while gateway.node.sockets or list(hub.feeds()):
-                await asyncio.sleep(0.02)
+        await eventually(lambda: not gateway.node.sockets and not list(hub.feeds()))
         server = gateway._runner.server
         assert server is not None
         assert server.connections == []
@@ -140,8 +141,6 @@ async def test_an_idle_connection_has_no_task_of_its_own(gateway: Gateway, base:
     clients = [Client(base, f"user-{number}") for number in range(10)]
     await asyncio.gather(*(client.__aenter__() for client in clients))
     await asyncio.gather(*(client.first("live") for client in clients))
-    async with asyncio.timeout(5):
-        # One task per client is the test's own reader.
-        while len(asyncio.all_tasks()) > before + len(clients):
-            await asyncio.sleep(0.02)
+    # One task per client is the test's own reader.
+    await eventually(lambda: len(asyncio.all_tasks()) <= before + len(clients))
     await asyncio.gather(*(client.__aexit__() for client in clients))

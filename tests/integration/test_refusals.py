@@ -67,6 +67,7 @@ BAD_QUERIES = {
     "thread_id=a%00b": "invalid_thread_id",
     "thread_id=" + "x" * 257: "invalid_thread_id",
     "nonsense=1": "unknown_parameter",
+    "mode=main&mode=isolated": "repeated_parameter",
 }
 
 
@@ -367,6 +368,16 @@ async def test_too_many_messages_a_minute_are_rate_limited(
             error = await second_tab.reply("over")
             assert error["payload"]["code"] == "rate_limited"
             assert error["payload"]["retryable"] is True
+
+
+async def test_a_flood_of_messages_closes_4429(settings: Settings) -> None:
+    few = settings.model_copy(update={"messages_per_minute": 3})
+    async with Gateway(few) as gateway, Client(f"http://127.0.0.1:{gateway.port}") as client:
+        for number in range(10):
+            await client.send("user_message", {"content": "x"}, ref=f"m{number}")
+        assert await client.closed() == 4429
+        codes = [f["payload"]["code"] for f in client.frames if f["type"] == "error"]
+        assert codes == ["unknown_agent"] * 3 + ["rate_limited"] * 7
 
 
 async def test_a_full_queue_and_a_busy_thread_are_queue_full(base: str, broker: Broker) -> None:

@@ -168,6 +168,13 @@ class Client:
         return [frame for frame in self.frames if "id" in frame]
 
 
+async def eventually(condition: Callable[[], bool], *, seconds: float = 8.0) -> None:
+    """Look until the condition holds, in turns of the event loop; ``TimeoutError`` otherwise."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - not everything has an event to wait for
+            await asyncio.sleep(0.02)
+
+
 def payload_of(frame: Frame) -> dict[str, Any]:
     """The payload, in either shape."""
     payload: dict[str, Any] = frame["payload"] if "payload" in frame else frame["data"]

@@ -104,9 +104,17 @@ def test_a_wrong_value_names_where_it_came_from(
     assert "console or json" in error.todo
 
 
-@pytest.mark.parametrize("url", ["localhost:6379", "http://h:1", "memcached://h", ""])
-def test_a_redis_url_of_an_unknown_scheme_is_refused(url: str) -> None:
-    assert "redis+sentinel://" in refusal(None, redis_url=url).todo
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:6379", "http://h:1", "memcached://h", "", "redis://h:port"],
+)
+def test_a_redis_url_that_cannot_be_is_refused(url: str) -> None:
+    assert "redis://" in refusal(None, redis_url=url).todo
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://h1:26379,h2:26379/m", "redis+cluster://h1:7000"])
+def test_a_redis_url_that_this_version_cannot_follow_says_so(url: str) -> None:
+    assert "this version" in refusal(None, redis_url=url).why
 
 
 @pytest.mark.parametrize(
@@ -115,8 +123,6 @@ def test_a_redis_url_of_an_unknown_scheme_is_refused(url: str) -> None:
         "redis://h:6379/0",
         "rediss://h",
         "unix:///run/redis.sock",
-        "redis+sentinel://h1:26379,h2:26379/mymaster",
-        "redis+cluster://h1:7000,h2:7001",
     ],
 )
 def test_every_documented_redis_url_is_accepted(url: str) -> None:
