@@ -34,7 +34,6 @@ CANCELLED: Final = "cancelled"
 ABANDONED: Final = "abandoned"
 STATUSES: Final = (SUCCEEDED, FAILED, CANCELLED, ABANDONED)
 
-_NOTHING: Final[tuple[type, ...]] = (type(None),)
 _NUMBER: Final[tuple[type, ...]] = (int, float)
 
 

@@ -75,6 +75,30 @@ class Feed:
         return not self.live and not self.joining
 
 
+class Frames:
+    """One event in the shapes that its readers need: each is made once, and only when needed."""
+
+    __slots__ = ("_entry", "_legacy", "_plain")
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._plain = self._legacy = b""
+
+    @property
+    def plain(self) -> bytes:
+        """As protocol section 2 says."""
+        if not self._plain:
+            self._plain = ws_text(self._entry.text())
+        return self._plain
+
+    @property
+    def legacy(self) -> bytes:
+        """In the V2 shape."""
+        if not self._legacy:
+            self._legacy = ws_text(legacy_event(self._entry))
+        return self._legacy
+
+
 class Needs(Protocol):
     """What the hub asks of its shell."""
 
@@ -156,17 +180,15 @@ class Hub:
             self._withhold(feed, entry)
             return
         self._note_run(feed, entry)
-        frame = b""
+        frames = Frames(entry)
         for member in list(feed.live):
             if member.thread is not None and member.thread != entry.thread:
                 continue
-            if not frame:
-                frame = ws_text(entry.text())
-            if not self._write(feed, member, entry, frame):
+            if not self._write(feed, member, entry, frames):
                 del feed.live[member]
                 self._needs.feed_from_log(feed, member, from_redis(entry.prev))
         if feed.joining:
-            self._emit_joining(feed, entry)
+            self._emit_joining(feed, entry, frames)
         if entry.type == _COMPLETED:
             for member in feed.live:
                 member.floors.pop(entry.run, None)
@@ -176,9 +198,7 @@ class Hub:
         if entry.owner != feed.owner:
             self._withhold(feed, entry)
             return True
-        if member.thread is not None and member.thread != entry.thread:
-            return True
-        return self._write(feed, member, entry, ws_text(entry.text()))
+        return self._passed(feed, member, entry, Frames(entry))
 
     def level(self, feed: Feed, member: Member) -> None:
         """The socket has read its log to the end: from now on it gets what is live."""
@@ -224,22 +244,27 @@ class Hub:
             feed.joining[member].starved = True
         member.floors[delta.run] = int(delta.prev)
 
-    def _write(self, feed: Feed, member: Member, entry: Entry, frame: bytes) -> bool:
+    def _passed(self, feed: Feed, member: Member, entry: Entry, frames: Frames) -> bool:
+        if member.thread is not None and member.thread != entry.thread:
+            return True
+        return self._write(feed, member, entry, frames)
+
+    def _write(self, feed: Feed, member: Member, entry: Entry, frames: Frames) -> bool:
         if member.owner != entry.owner:
             self._withhold(feed, entry)
             return True
         if entry.type not in FIVE and (member.lifecycle_only or member.legacy):
             return True
-        if not member.outbox.push(ws_text(legacy_event(entry)) if member.legacy else frame):
+        if not member.outbox.push(frames.legacy if member.legacy else frames.plain):
             return False
         self.counters.delivered += 1
         self.dirty[member] = None
         return True
 
-    def _emit_joining(self, feed: Feed, entry: Entry) -> None:
+    def _emit_joining(self, feed: Feed, entry: Entry, frames: Frames) -> None:
         for member, joining in list(feed.joining.items()):
             follower = joining.follower
-            if follower.hear(entry) and not self.write(feed, member, entry):
+            if follower.hear(entry) and not self._passed(feed, member, entry, frames):
                 follower.give_back(entry)
             if not joining.waits:
                 continue  # whoever feeds it sees whether it is still level
