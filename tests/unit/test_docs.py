@@ -163,7 +163,7 @@ def test_shell_blocks_that_are_not_run_are_only_make_and_activation(page: Path) 
 
 
 def test_pages_name_nothing_outside_of_the_repository(page: Path) -> None:
-    """Neither a folder above the checkout nor an absolute path of the machine they were tried on."""
+    """Neither a folder above the checkout nor an absolute path of one machine."""
     text = page.read_text(encoding="utf-8")
     above = "../" * (len(page.relative_to(generate.DOCS.parent).parts))
     for wrong in (above, "/home/", "/root/"):
