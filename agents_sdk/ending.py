@@ -72,10 +72,13 @@ def error_of(error: BaseException) -> dict[str, str]:
 
     ``ZeroDivisionError`` → ``zero_division_error``.
     """
-    code = getattr(error, "code", None)
+    try:
+        code, text = getattr(error, "code", None), str(error)
+    except Exception:  # noqa: BLE001 - an exception of the agent's own, which cannot even be told
+        code, text = None, ""
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         code = _WORD_STARTS.sub("_", type(error).__name__)
-    return describe(code.lower(), str(error) or type(error).__name__)
+    return describe(code.lower(), text or type(error).__name__)
 
 
 def describe(code: str, message: str) -> dict[str, str]:

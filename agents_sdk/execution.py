@@ -69,10 +69,12 @@ class Execution:
             if self._spec.timeout_seconds is not None:
                 self._later(self._spec.timeout_seconds, self.cancel, Reason.TIMEOUT)
             await self._over
-        end_children(self.run)
-        if not self._emitter.ended:
-            self._emitter.finish(self._outcome())
-        await asyncio.wait([self._host.leave(claim, self._emitter)])
+        try:
+            end_children(self.run)
+            if not self._emitter.ended:
+                self._emitter.finish(self._outcome())
+        finally:  # whatever went wrong: without its lease the sweeper ends the run
+            await asyncio.wait([self._host.leave(claim, self._emitter)])
 
     async def wait_gone(self) -> None:
         """Return when the agent's task is done: one that ignores its cancellation still costs."""

@@ -89,6 +89,11 @@ class Leases:
         if held is not None:
             held[1](reason)
 
+    def _lose(self, fence: int, run_id: str) -> None:
+        held = self._held.get(run_id)
+        if held is not None and held[0].fence == fence:  # not a later attempt's, in this process
+            held[1](Reason.LOST)
+
     async def _renew_all(self, running: asyncio.Future[None]) -> None:
         self._thread_loop, self._renewing = asyncio.get_running_loop(), asyncio.current_task()
         self._call_home(running.set_result, None)
@@ -117,9 +122,10 @@ class Leases:
             claims = [claim for claim, _ in self._held.values()]
         if not claims:
             return
+        fences = {claim.run_id: claim.fence for claim in claims}
         for run_id, renewal in (await broker.renew(claims)).items():
             if not renewal.held:
-                self._call_home(self.tell, run_id, Reason.LOST)
+                self._call_home(self._lose, fences[run_id], run_id)
             elif renewal.stop:
                 self._call_home(self.tell, run_id, Reason.STOP)
 

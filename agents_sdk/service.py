@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import structlog
+from redis.exceptions import ResponseError
 
 from agents_sdk.agent import Agent
 from agents_sdk.errors import Reason
@@ -144,7 +145,9 @@ class Service:
                 else:
                     requests = await self._queue.take(free)
                 delays = None
-            except BrokerUnavailable:
+            except (BrokerUnavailable, ResponseError) as error:
+                if isinstance(error, ResponseError):  # an outage is logged by the connection
+                    log.warning("requests_not_taken", worker=self.id, why=str(error))
                 delays = delays or full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
                 await self._unless_draining(next(delays))
                 continue

@@ -126,7 +126,9 @@ COMMON_VALUES: Final[tuple[Condition, ...]] = (
 )
 """Conditions on fields that several events have."""
 
-NON_EMPTY: Final = frozenset({"tool", "call_id", "request_id"})
+NAMES: Final = frozenset({"tool", "call_id", "request_id"})
+MAX_NAME_CHARACTERS: Final = 512
+"""Names come back in the event that closes what they opened, and that one must always fit."""
 
 
 def check_payload(event_type: str, payload: Mapping[str, Any]) -> None:
@@ -153,8 +155,9 @@ def _check_type(event_type: str, field: str, value: object, types: tuple[type, .
     if wrong:
         names = " or ".join(kind.__name__ for kind in types)
         raise InvalidEvent(event_type=event_type, field=field, why=f"must be {names}")
-    if field in NON_EMPTY and value == "":
-        raise InvalidEvent(event_type=event_type, field=field, why="must not be empty")
+    if field in NAMES and not 0 < len(value) <= MAX_NAME_CHARACTERS:  # type: ignore[arg-type]  # str
+        why = f"must have 1 to {MAX_NAME_CHARACTERS} characters"
+        raise InvalidEvent(event_type=event_type, field=field, why=why)
 
 
 def _check_values(event_type: str, payload: Mapping[str, Any]) -> None:

@@ -7,7 +7,8 @@ import hmac
 import secrets
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -46,6 +47,18 @@ class Admission:
         self._settings, self._client, self._keys = settings, client, keys
         self._messages: Counter[Owner] = Counter()
         self._minute = 0
+        self._arriving: Counter[Owner] = Counter()
+
+    @contextmanager
+    def arriving(self, owner: Owner) -> Iterator[None]:
+        """Count a connection that is on its way: many at once count as many."""
+        self._arriving[owner] += 1
+        try:
+            yield
+        finally:
+            self._arriving[owner] -= 1
+            if not self._arriving[owner]:
+                del self._arriving[owner]
 
     def admit(self, identity: Identity, opening: Opening, connected: Collection[Connected]) -> None:
         """Refuse with :class:`BadRequest` what the token or the limits do not allow."""
@@ -54,7 +67,8 @@ class Admission:
         if identity.modes is not None and opening.mode not in identity.modes:
             raise BadRequest("mode_not_allowed", "the token does not allow this mode", status=403)
         most = self._settings.max_connections_per_user
-        if sum(each.identity.owner == identity.owner for each in connected) >= most:
+        there = sum(each.identity.owner == identity.owner for each in connected)
+        if there + self._arriving[identity.owner] >= most:
             raise BadRequest(
                 "too_many_connections", f"at most {most} connections per user", status=429
             )

@@ -122,8 +122,9 @@ async def websocket(request: web.Request) -> web.StreamResponse:
             raise BadRequest("draining", "connect to another gateway", status=503)
         if not node.ready:
             raise BadRequest("broker_unavailable", "try again in a moment", status=503)
-        opening = await node.admission.complete(identity, opening)
-        return await _open(request, node, identity, opening, answer)
+        with node.admission.arriving(identity.owner):
+            opening = await node.admission.complete(identity, opening)
+            return await _open(request, node, identity, opening, answer)
     except BadRequest as refusal:
         return _refuse(request, refusal, answer)
     except BrokerUnavailable:

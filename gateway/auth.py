@@ -31,6 +31,8 @@ MAX_TOKEN_BYTES: Final = 8192
 """Longer than any token that fits into one request header of common proxies."""
 MAX_CACHED_TOKENS: Final = 4096
 """Some 2 MB; a reconnect storm then costs one hash per socket instead of one signature."""
+LATEST_TIME: Final = 253_402_300_799
+"""The end of the year 9999: a later time is a mistake, and no calendar can show it."""
 MIN_RSA_BITS: Final = 2048
 OPERATOR_ROLE: Final = "operator"
 
@@ -213,6 +215,8 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name} is not a number of seconds")
+    if not 0 <= value <= LATEST_TIME:
+        raise ValueError(f"{name} is not a time in seconds; perhaps it is in milliseconds")
     return float(value)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from broker.backoff import full_jitter
 from broker.channels import Channel, Owner
 from broker.errors import (
     BrokerUnavailable,
@@ -134,10 +136,12 @@ class Commands:
         """The call's result, tried again while Redis is away, for no longer than the deadline."""
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
+                delays = full_jitter(random.random, first_seconds=0.05, most_seconds=0.5)
                 while True:
                     try:
                         return await call()
                     except BrokerUnavailable:
+                        await asyncio.sleep(next(delays))
                         await self._broker.client.wait_connected(timeout_seconds=DEADLINE_SECONDS)
         except (TimeoutError, BrokerUnavailable):
             raise FrameError(

@@ -138,10 +138,10 @@ class Conversation:
                 "agent": registered.agent,
                 "duplicate": registered.duplicate,
             }
-            self._socket.answer_first("run_accepted", command.ref, accepted)
             if registered.duplicate and own_feed is not None:
                 self._socket.leave(own_feed)
                 await self._read_run(registered.run_id, ZERO, bad_cursor=False)
+            self._socket.answer_first("run_accepted", command.ref, accepted)
         except FrameError:
             if own_feed is not None:
                 self._socket.leave(own_feed)

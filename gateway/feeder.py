@@ -9,12 +9,16 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, cast
 
+import structlog
+
 from broker.cursor import Cursor
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.replay import Follower, Start
 from gateway.hub import Feed, Hub, Joining, Member
 from gateway.resync import go_on
+
+log = structlog.get_logger(__name__)
 
 RETRY_SECONDS: Final = 0.25
 SLOW_SECONDS: Final = 60.0
@@ -35,6 +39,9 @@ class Socket(Member, Protocol):
 
     def too_slow(self) -> None:
         """Close with 4408."""
+
+    def unavailable(self) -> None:
+        """Close with 4503."""
 
     def taken_over(self) -> None:
         """Close with 4409."""
@@ -79,6 +86,16 @@ class Feeder:
     async def _catch_up(
         self, feed: Feed, socket: Socket, then: Callable[[Cursor], None] | None = None
     ) -> None:
+        try:
+            await self._bring_level(feed, socket, then)
+        except Exception:
+            # A client that is connected and told nothing would wait for ever.
+            log.exception("feeding_failed", channel=feed.channel.live.decode())
+            socket.unavailable()
+
+    async def _bring_level(
+        self, feed: Feed, socket: Socket, then: Callable[[Cursor], None] | None = None
+    ) -> None:
         joining = feed.joining.get(socket)
         if joining is None:
             return
@@ -95,13 +112,15 @@ class Feeder:
                 # The socket stays; readiness tells, and the next restoration goes on from here.
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            for text in texts:
+                if not await self._room(socket) or feed.joining.get(socket) is not joining:
+                    return
+                self._hub.snapshot(feed, socket, text.delta(0))
+            if feed.joining.get(socket) is not joining:
+                return
             if not joining.follower.level:  # a live event was missed meanwhile
                 joining.deltas = None
                 continue
-            if feed.joining.get(socket) is not joining:
-                return
-            for text in texts:
-                self._hub.snapshot(feed, socket, text.delta(0))
             if then is not None:
                 then(follower.position)
             self._hub.level(feed, socket)

@@ -18,6 +18,8 @@ FIVE: Final = frozenset(name.encode() for name in LIFECYCLE)
 MAX_REASON_BYTES: Final = 123
 """RFC 6455 section 5.5: a control frame carries 125 bytes, two of them the close code."""
 
+_LEGACY_FIELDS: Final = frozenset({"type", "payload", "timestamp", "thread_id", "run_id"})
+
 _TEXT: Final = 0x81
 _CLOSE: Final = 0x88
 _PING: Final = 0x89
@@ -43,8 +45,13 @@ def legacy_control(text: bytes, epoch_ms: int) -> bytes:
 
 
 def legacy_event(entry: Entry) -> bytes:
-    """One of the five in the V2 shape: no id, so no resume (protocol section 4)."""
+    """One of the five in the V2 shape: no id, so no resume (protocol section 4).
+
+    ``ValueError`` when the body is no event: somebody else than the SDK wrote it.
+    """
     event = orjson.loads(entry.body)
+    if not (isinstance(event, dict) and event.keys() >= _LEGACY_FIELDS):
+        raise ValueError("the body is not an event")
     return orjson.dumps(
         {
             "type": event["type"],

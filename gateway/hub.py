@@ -67,7 +67,7 @@ class Feed:
     joining: dict[Member, Joining] = field(default_factory=dict)
     texts: dict[bytes, int] = field(default_factory=dict)
     open_runs: set[bytes] = field(default_factory=set)
-    missed_texts: set[bytes] = field(default_factory=set)
+    missed_texts: dict[bytes, list[Entry]] = field(default_factory=dict)
 
     @property
     def idle(self) -> bool:
@@ -113,6 +113,9 @@ class Needs(Protocol):
 
     def taken_over(self, feed: Feed, by: bytes) -> None:
         """Another socket took this isolated connection up."""
+
+    def malformed(self, feed: Feed, entry: Entry) -> None:
+        """A body that cannot be put into the V2 shape."""
 
     def withheld(self, feed: Feed, entry: Entry) -> None:
         """An event that is not its reader's was about to be written, and was not."""
@@ -255,7 +258,12 @@ class Hub:
             return True
         if entry.type not in FIVE and (member.lifecycle_only or member.legacy):
             return True
-        if not member.outbox.push(frames.legacy if member.legacy else frames.plain):
+        try:
+            frame = frames.legacy if member.legacy else frames.plain
+        except ValueError:  # not an event in its old shape either; the others get it as it is
+            self._needs.malformed(feed, entry)
+            return True
+        if not member.outbox.push(frame):
             return False
         self.counters.delivered += 1
         self.dirty[member] = None
@@ -292,13 +300,16 @@ class Hub:
         if notice.type == TAKEN_OVER:
             self._needs.taken_over(feed, notice.seq)
         elif notice.type == _DELTA:
-            self._hear_delta(feed, notice)
+            self.hear_delta(feed, notice)
 
-    def _hear_delta(self, feed: Feed, delta: Entry) -> None:
+    def hear_delta(self, feed: Feed, delta: Entry) -> None:
+        """A live delta: pass it on, or have the kept text read."""
         offset, following = int(delta.seq), int(delta.prev)
         known = feed.texts.get(delta.run)
-        if delta.run in feed.missed_texts:
-            self._needs.refill(feed, delta.run)
+        missed = feed.missed_texts.get(delta.run)
+        if missed is not None:
+            if len(missed) < MAX_EARLY_DELTAS:  # beyond: the hole is seen when these are heard
+                missed.append(delta)
         elif offset in (0, known):
             self.emit_delta(feed, delta)
         elif known is None or following > known:

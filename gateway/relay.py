@@ -49,7 +49,6 @@ class Relay:
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self._subscribing: set[bytes] = set()
         self._repairing: set[bytes] = set()
-        self._refilling: dict[tuple[bytes, bytes], bool] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def stop(self) -> None:
@@ -165,7 +164,10 @@ class Relay:
         """
         ends = await self.broker.newest([feed.channel for feed in feeds])
         for feed, end in zip(feeds, ends, strict=True):
-            if not feed.follower.level or end == feed.follower.position:
+            if not feed.follower.level:
+                self.repair(feed)  # under way already, unless it failed
+                continue
+            if end == feed.follower.position:
                 continue
             if end > feed.follower.position:
                 # It may still be on its way; then it is dropped as old when it comes.
@@ -220,31 +222,25 @@ class Relay:
             self.hub.dirty[member] = None
 
     def refill(self, feed: Feed, run: bytes) -> None:
-        """A delta was missed: read the kept text. One task per run."""
-        key = (feed.channel.live, run)
-        again = key in self._refilling
-        self._refilling[key] = again
-        feed.missed_texts.add(run)
-        if not again:
+        """A delta was missed: read the kept text, once; what is heard meanwhile continues it."""
+        if run not in feed.missed_texts:
+            feed.missed_texts[run] = []
             self._spawn(self._refill(feed, run))
 
     async def _refill(self, feed: Feed, run: bytes) -> None:
-        key = (feed.channel.live, run)
+        text = None
         try:
-            while True:
-                self._refilling[key] = False
-                text = await self.broker.text(feed.channel, run.decode())
-                if text is not None:
-                    # All of it: what the sockets have may be the text of an attempt before.
-                    self.hub.emit_delta(feed, text.delta(0))
-                if not self._refilling[key]:
-                    return
-        except BrokerUnavailable:
-            return  # the next delta, or a later reader's snapshot, asks again
+            text = await self.broker.text(feed.channel, run.decode())
         finally:
-            del self._refilling[key]
-            feed.missed_texts.discard(run)
-            self.flush()
+            heard = feed.missed_texts.pop(run)
+        if run not in feed.open_runs:
+            return  # it ended meanwhile: the terminal event has the response
+        if text is not None:
+            # All of it: what the sockets have may be the text of an attempt before.
+            self.hub.emit_delta(feed, text.delta(0))
+        for delta in heard:
+            self.hub.hear_delta(feed, delta)
+        self.flush()
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
         """A socket without room: feed it from the log when it has."""
@@ -256,6 +252,10 @@ class Relay:
             socket = as_socket(member)
             if socket.nonce != by:
                 socket.taken_over()
+
+    def malformed(self, feed: Feed, entry: Entry) -> None:
+        """Somebody published what is no event."""
+        log.error("malformed_event", channel=feed.channel.live.decode(), run=entry.run.decode())
 
     def withheld(self, feed: Feed, entry: Entry) -> None:
         """Somebody published to a channel that is not the event's owner's."""

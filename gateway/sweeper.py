@@ -57,6 +57,9 @@ class Sweeper:
     async def _look_at(self, partition: int, run_id: str) -> bool:
         try:
             status = await end_run(self._broker, partition, run_id, node_id=self._node_id)
+        except ResponseError as error:
+            log.error("sweep_of_run_failed", run=run_id, why=str(error))  # noqa: TRY400 - the text says it
+            return False
         except Refused as refused:
             # Its worker or another sweeper was faster; the next tick sees what is left to do.
             log.info("sweep_refused", run=run_id, why=str(refused))

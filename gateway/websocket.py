@@ -181,6 +181,10 @@ class WebSocket(asyncio.Protocol):
         """It took nothing for too long."""
         self.close(close_codes.TOO_SLOW)
 
+    def unavailable(self) -> None:
+        """It cannot be served here and now."""
+        self.close(close_codes.UNAVAILABLE)
+
     def taken_over(self) -> None:
         """Another socket took this isolated connection up."""
         self.close(close_codes.TAKEN_OVER)
@@ -261,7 +265,10 @@ class WebSocket(asyncio.Protocol):
             return
         if isinstance(command, session.Ping):
             pong = {**command.payload, "server_time": timestamp(_now_ms())}
-            self.answer("pong", command.ref, pong)
+            try:
+                self.answer("pong", command.ref, pong)
+            except TypeError:  # orjson reads deeper nesting than it writes
+                self.refuse(FrameError("bad_frame", "nested too deeply", ref=command.ref))
             return
         self._conversation.add(command)
         if self._conversation.full:
@@ -312,7 +319,7 @@ class WebSocket(asyncio.Protocol):
 
     def beat(self) -> None:
         """Once per heartbeat: a peer that sent nothing since, not even a pong, is gone."""
-        if not self.heard:
+        if not self.heard and not self._reading_paused:
             self._transport.abort()
             return
         self.heard = False

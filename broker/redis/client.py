@@ -191,11 +191,15 @@ class RedisClient:
                 log.warning("redis_unreachable", connection=self._name, why=self._why)
                 await asyncio.sleep(next(delays))
                 continue
-            self._is_connected.set()
-            self.reconnects += 1
-            delays = full_jitter(random.random, first_seconds=0.05, most_seconds=2.0)
-            await self._watch()
+            if not self._lost.is_set():  # it may be gone again before this task's turn
+                self._is_connected.set()
+                self.reconnects += 1
+                opened = asyncio.get_running_loop().time()
+                await self._watch()
+                if asyncio.get_running_loop().time() - opened > _CHECK_SECONDS:
+                    delays = full_jitter(random.random, first_seconds=0.05, most_seconds=2.0)
             log.warning("redis_connection_lost", connection=self._name)
+            await asyncio.sleep(next(delays))
 
     async def _watch(self) -> None:
         """Return when the connection is lost; drop it when its oldest command gets no reply."""

@@ -77,9 +77,7 @@ class RequestQueue:
                 "STREAMS", *self._queues, *[">"] * len(self._queues),
             )  # fmt: skip
         except ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
-                raise
-            await self._join()
+            await self._rejoin(error)
             return []
         return [request for queue, entries in reply or [] for request in _requests(queue, entries)]
 
@@ -98,7 +96,25 @@ class RequestQueue:
 
     async def reclaim(self, count: int) -> list[Request]:
         """Requests that another worker read and neither claimed nor finished, now this one's."""
-        replies = await self._prompt.execute_many(
+        try:
+            replies = await self._autoclaim(count)
+        except ResponseError as error:
+            await self._rejoin(error)
+            return []
+        return [
+            request
+            for queue, reply in zip(self._queues, replies, strict=True)
+            for request in _requests(queue, reply[1])
+        ]
+
+    async def _rejoin(self, error: ResponseError) -> None:
+        """A queue is gone, after its time-to-live or with Redis' data: make it again."""
+        if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+            raise error
+        await self._join()
+
+    async def _autoclaim(self, count: int) -> list[Any]:
+        return await self._prompt.execute_many(
             [
                 (
                     "XAUTOCLAIM",
@@ -113,11 +129,6 @@ class RequestQueue:
                 for queue in self._queues
             ]
         )
-        return [
-            request
-            for queue, reply in zip(self._queues, replies, strict=True)
-            for request in _requests(queue, reply[1])
-        ]
 
     async def _join(self) -> None:
         for queue in self._queues:

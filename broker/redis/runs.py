@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -96,25 +97,30 @@ class Runs(Store):
 
     async def renew(self, claims: Sequence[Claim]) -> dict[str, Renewal]:
         """Renew leases, one pipeline. A claim that is not held any more must stop publishing."""
-        script, limits = scripts.RENEW, self.limits
-        replies = await self.client.execute_many(
-            [
-                (
-                    "EVALSHA", script.digest, 4,
-                    self.keys.run(claim.partition, claim.run_id),
-                    self.keys.leases(claim.partition),
-                    claim.channel.log,
-                    self.keys.text(claim.partition, claim.run_id),
-                    claim.run_id, claim.fence, milliseconds(limits.lease_seconds),
-                    limits.history_ttl_seconds,
-                )
-                for claim in claims
-            ]
-        )  # fmt: skip
+        replies = await asyncio.gather(*map(self._renew, claims))
         return {
             claim.run_id: Renewal(held=reply in (b"OK", b"STOP"), stop=reply == b"STOP")
             for claim, reply in zip(claims, replies, strict=True)
         }
+
+    async def _renew(self, claim: Claim) -> bytes:
+        keys, limits = self.keys, self.limits
+        reply: bytes = await self._run_script(
+            scripts.RENEW,
+            [
+                keys.run(claim.partition, claim.run_id),
+                keys.leases(claim.partition),
+                claim.channel.log,
+                keys.text(claim.partition, claim.run_id),
+            ],
+            [
+                claim.run_id,
+                claim.fence,
+                milliseconds(limits.lease_seconds),
+                limits.history_ttl_seconds,
+            ],
+        )
+        return reply
 
     async def stop_run(self, owner: Owner, run_id: str) -> State:
         """Ask a run to stop: idempotent, before it starts, while it runs, and with its worker dead.
@@ -230,13 +236,14 @@ class Runs(Store):
                 milliseconds(limits.lease_seconds),
                 milliseconds(limits.queue_timeout_seconds),
                 "force" if unclaimed_only else "",
+                limits.history_ttl_seconds,
             ],
         )
         if reply[0] == b"ENQUEUE":
             await self._enqueue(reply[1].decode(), partition, run_id)
         if reply[0] != b"END":
             return None
-        claim = claim_of(text_pairs(reply[3:]), self.keys)
+        claim = claim_of(text_pairs(reply[3]), self.keys)
         return claim, reply[1].decode(), reply[2].decode()
 
     async def _register(

@@ -89,6 +89,9 @@ class Recorder:
     def withheld(self, feed: Feed, entry: Entry) -> None:  # noqa: ARG002
         self.asked.append(("withheld", entry.owner))
 
+    def malformed(self, feed: Feed, entry: Entry) -> None:  # noqa: ARG002
+        self.asked.append(("malformed", entry.id))
+
 
 def event(
     at: int,
@@ -414,14 +417,27 @@ def test_a_missed_delta_is_asked_for_until_the_text_was_refilled() -> None:
     hear(hub, piece(5, "x"))
     hear(hub, event(1, kind="agent_started"), piece(0, "a"), piece(4, "z"))
     assert needs.asked == [("refill", b"r1")] * 2
-    feed.missed_texts.add(b"r1")
+    feed.missed_texts[b"r1"] = []
     hear(hub, piece(1, "b"))
-    assert needs.asked == [("refill", b"r1")] * 3
     assert texts_of(socket) == {"r1": "a"}
-    feed.missed_texts.clear()
+    kept = feed.missed_texts.pop(b"r1")
+    assert [delta.seq for delta in kept] == [b"1"], "what is heard meanwhile is kept"
+    assert needs.asked == [("refill", b"r1")] * 2
     hub.emit_delta(feed, from_live(piece(1, "bcdz")))
+    hub.hear_delta(feed, kept[0])
     hear(hub, piece(5, "!"))
     assert texts_of(socket) == {"r1": "abcdz!"}
+
+
+def test_a_body_that_is_no_event_costs_only_its_legacy_readers_that_event() -> None:
+    """Another producer wrote it: the others get it as it is, and what follows reaches everybody."""
+    old, new = Socket(legacy=True), Socket()
+    hub, _, needs = opened(old, new)
+    header = event(1).partition(b"\n")[0]
+    hear(hub, header + b'\n{"no": "event"}', event(2, after=1))
+    assert needs.asked == [("malformed", b"1-0")]
+    assert len(new.got()) == 2
+    assert len(old.got()) == 1
 
 
 def test_a_delta_finds_no_room() -> None:
@@ -521,7 +537,6 @@ class House:
         self.wire: deque[bytes] = deque()
         self.tasks: list[Task] = []
         self.repairing = self.started_over = False
-        self.refilling: dict[bytes, bool] = {}
         self.sockets: list[tuple[Socket, Cursor]] = []
         self.hub = Hub(self)
         self.feed = self.hub.add(CHANNEL)
@@ -531,6 +546,7 @@ class House:
         self.feed.follower.restart(self.log[-1].cursor if self.log else ZERO)
         assert self.feed.follower.read([], end=True).entries == []
         self.feed.texts.update(dict.fromkeys((b"r1", b"r2"), 0))
+        self.feed.open_runs.update((b"r1", b"r2"))  # as Redis lists them
 
     # the agents
 
@@ -655,28 +671,21 @@ class House:
         self.repairing = False
 
     def refill(self, feed: Feed, run: bytes) -> None:
-        again = run in self.refilling
-        self.refilling[run] = again
-        feed.missed_texts.add(run)
-        if not again:
+        if run not in feed.missed_texts:
+            feed.missed_texts[run] = []
             self.tasks.append(self._refill(run))
 
     def _refill(self, run: bytes) -> Task:
-        while True:
-            self.refilling[run] = False
-            yield
-            text = self.texts.get(run.decode(), "")
-            yield
-            size = len(text.encode())
-            # A new attempt has another text, whatever its length: then all of it is given.
-            known = 0 if self.attempts else min(self.feed.texts.get(run, 0), size)
-            if size > known:
-                rest = text.encode()[known:].decode()
-                self.hub.emit_delta(self.feed, from_live(piece(known, rest, run=run.decode())))
-            if not self.refilling[run]:
-                break
-        del self.refilling[run]
-        self.feed.missed_texts.discard(run)
+        yield
+        text = self.texts.get(run.decode(), "")
+        yield
+        heard = self.feed.missed_texts.pop(run)
+        if run not in self.feed.open_runs:
+            return
+        if text:
+            self.hub.emit_delta(self.feed, from_live(piece(0, text, run=run.decode())))
+        for delta in heard:
+            self.hub.hear_delta(self.feed, delta)
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
         assert isinstance(member, Socket)
@@ -694,6 +703,9 @@ class House:
         raise AssertionError
 
     def withheld(self, feed: Feed, entry: Entry) -> None:  # noqa: ARG002
+        raise AssertionError
+
+    def malformed(self, feed: Feed, entry: Entry) -> None:  # noqa: ARG002
         raise AssertionError
 
     # the end

@@ -4,10 +4,11 @@
 -- KEYS  1 run  2 leases  3 open runs of the channel  4 open runs of the thread
 -- ARGV  1 run id  2 who asks  3 time to act in ms  4 queue time-out in ms
 --       5 "force" to take an unclaimed run over at once (a stop before it started), else ""
+--       6 ttl in seconds
 -- Reply {"NOTHING"}                  not due any more, or gone
 --       {"ENQUEUE", agent}           lost worker and attempts left; held and now first; or waiting for
 --                                    long enough that its queue entry may have been lost
---       {"END", status, code, hash…} taken over: write the terminal event with the new fence
+--       {"END", status, code, hash}  taken over: write the terminal event with the new fence
 
 local run, id = KEYS[1], ARGV[1]
 local stored = redis.call('HMGET', run, 'state', 'worker', 'stop', 'attempt', 'retries', 'held', 'agent', 'again')
@@ -34,7 +35,7 @@ local function take_over(status, code)
   redis.call('HINCRBY', run, 'fence', 1)
   redis.call('HSET', run, 'worker', ARGV[2])
   redis.call('ZADD', KEYS[2], at + ARGV[3], id)
-  return {'END', status, code, unpack(redis.call('HGETALL', run))}
+  return {'END', status, code, redis.call('HGETALL', run)}
 end
 
 if stop then
@@ -56,6 +57,9 @@ if worker then
   return take_over('abandoned', 'worker_lost')
 end
 if held then
+  redis.call('EXPIRE', run, ARGV[6])
+  redis.call('EXPIRE', KEYS[3], ARGV[6])
+  redis.call('EXPIRE', KEYS[4], ARGV[6])
   redis.call('ZADD', KEYS[2], at + ARGV[4] / 10, id)
   if redis.call('LINDEX', KEYS[4], 0) ~= id then
     return {'NOTHING'}
