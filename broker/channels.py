@@ -171,6 +171,12 @@ class Keys:
             self.partition(owner), "connection", f"{owner.token}:{encode_id(connection_id)}"
         )
 
+    def turns(self, owner: Owner, connection_id: str) -> bytes:
+        """Counter: how often an isolated connection was taken up."""
+        return self._key(
+            self.partition(owner), "turns", f"{owner.token}:{encode_id(connection_id)}"
+        )
+
     def requests(self, agent: str) -> bytes:
         """Stream: requests that wait for a worker that serves ``agent``."""
         return f"{self.prefix}:{{queue}}:requests:{encode_id(agent)}".encode()

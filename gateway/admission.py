@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Protocol
 
-from broker.channels import Keys, Mode, Owner, Scope
+from broker.channels import Keys, Mode, Owner
 from broker.config import Settings
 from broker.redis.client import RedisClient
 from gateway.auth import Identity
@@ -78,7 +78,7 @@ class Admission:
 
         Taking up an isolated connection takes its secret, whose hash alone is kept.
         """
-        if opening.mode is Mode.FACTORY and opening.scope is Scope.THREAD:
+        if opening.mode is Mode.FACTORY:
             return replace(opening, thread_id=opening.thread_id or new_id())
         if opening.mode is not Mode.ISOLATED:
             return opening
@@ -91,19 +91,31 @@ class Admission:
         known = await self._client.execute("GET", key)
         if known is None or not hmac.compare_digest(known, _digest(opening)):
             raise BadRequest("connection_unknown", "no such connection to take up", status=403)
-        return opening
+        turns = self._keys.turns(identity.owner, opening.connection)
+        turn, _ = await self._client.execute_many(
+            [("INCR", turns), ("EXPIRE", turns, KEEP_SECONDS)]
+        )
+        return replace(opening, turn=turn)
+
+    async def announce(self, identity: Identity, opening: Opening, live: bytes) -> bool:
+        """Tell the former sockets of an isolated channel that it was taken up.
+
+        False when somebody else has taken it up since: whoever listens before asking either sees
+        that here, or hears it.
+        """
+        notice = b"- 0 %b - - %d taken_over\n{}" % (identity.owner.token.encode(), opening.turn)
+        turns = self._keys.turns(identity.owner, opening.connection or "")
+        _, latest = await self._client.execute_many([("PUBLISH", live, notice), ("GET", turns)])
+        return int(latest or 0) <= opening.turn
 
     async def keep(self, connected: Collection[Connected]) -> None:
         """Isolated connections can be taken up for their time, counted from their loss."""
         await self._client.execute_many(
             [
-                (
-                    "EXPIRE",
-                    self._keys.connection(each.identity.owner, each.connection_id),
-                    KEEP_SECONDS,
-                )
+                ("EXPIRE", key(each.identity.owner, each.connection_id), KEEP_SECONDS)
                 for each in connected
                 if each.opening.mode is Mode.ISOLATED
+                for key in (self._keys.connection, self._keys.turns)
             ]
         )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
 from urllib.parse import urlsplit
@@ -57,6 +59,12 @@ HEADERS: Final = {
 """Of the page and its files."""
 
 
+_QUIET: Final = logging.getLogger("runcast.http")
+"""aiohttp logs requests that it cannot parse with what stood in them, tokens included: not so here.
+What goes wrong in a handler is logged by the application itself."""
+_QUIET.disabled = True
+
+
 class DemoLogin(Protocol):
     """What ``runcast demo`` adds: users without passwords, for one machine."""
 
@@ -76,7 +84,7 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     ``demo`` adds the demo's login and opens ``/ws/stats`` to this machine. Raises
     ConfigurationError for settings that no gateway can run with.
     """
-    app = web.Application(client_max_size=settings.max_message_bytes)
+    app = web.Application(client_max_size=settings.max_message_bytes, middlewares=[_as_problems])
     app[NODE] = Node(settings)
     app[OPEN_STATS] = demo is not None
     for path in ROUTES:
@@ -153,13 +161,13 @@ async def _open(
     if response is None:
         raise BadRequest("gone", "the client went away", status=400)
     member.start(feed, start, resync)
-    if opening.connection is not None and feed is not None:
-        notice = b"- 0 %b - - %b taken_over\n{}" % (member.owner, member.nonce)
+    if opening.turn and feed is not None:
         try:
-            await node.client.execute("PUBLISH", feed.channel.live, notice)
+            if not await node.admission.announce(identity, opening, feed.channel.live):
+                member.taken_over()
         except BrokerUnavailable:
             # The former socket was not told, and two may not read one isolated channel.
-            member.close(close_codes.UNAVAILABLE)
+            member.unavailable()
     return response
 
 
@@ -240,6 +248,22 @@ async def demo_token(request: web.Request) -> web.Response:
     return json_response(token)
 
 
+@web.middleware
+async def _as_problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Errors of aiohttp and of ours as RFC 9457 problems; what is unexpected is logged here."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < web.HTTPBadRequest.status_code:
+            raise
+        return problem(error.status, error.reason.lower().replace(" ", "_"), error.reason)
+    except Exception:
+        log.exception("request_failed", path=request.path)
+        return problem(500, "internal", "It was logged.")
+
+
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     if request.path == "/" or request.path.startswith("/static/"):
         response.headers.update(HEADERS)
@@ -268,7 +292,7 @@ class Gateway:
         self.node = self.app[NODE]
         self.port = settings.port
         self._share_port = share_port
-        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0, logger=_QUIET)
 
     @property
     def url(self) -> str:

@@ -112,7 +112,13 @@ class Conversation:
         node.admission.admit_message(identity.owner)
         if command.thread_id is None and self._thread is None:
             self._thread = new_id()
-        spec = await node.commands.agent(command.agent)
+        try:
+            spec = await node.commands.agent(command.agent)
+        except FrameError as error:
+            if error.code == "unknown_agent" and not node.ready:
+                # Redis has just come back, perhaps empty: the workers announce themselves again.
+                raise _unavailable() from None
+            raise
         run_id = new_id()
         message = Message(
             run_id=run_id,
@@ -179,7 +185,8 @@ class Conversation:
         except AuthError as error:
             log.info("refresh_refused", reason=error.log_reason, token_hash=error.token_hash)
             raise FrameError("not_allowed", "the token is not valid", bad=False) from None
-        if identity.owner != socket.identity.owner:
+        forbidden = identity.modes is not None and socket.opening.mode not in identity.modes
+        if identity.owner != socket.identity.owner or forbidden:
             socket.close(close_codes.FORBIDDEN)
             return
         socket.identity = identity

@@ -26,7 +26,12 @@ SLOW_SECONDS: Final = 60.0
 
 
 class Socket(Member, Protocol):
-    """A member that the relay can wait for."""
+    """A member that the relay can wait for.
+
+    ``turn``: how often its isolated channel had been taken up when it got it.
+    """
+
+    turn: int
 
     def send(self, text: bytes) -> None:
         """Queue a control frame."""
@@ -45,10 +50,6 @@ class Socket(Member, Protocol):
 
     def taken_over(self) -> None:
         """Close with 4409."""
-
-    @property
-    def nonce(self) -> bytes:
-        """Tells this socket from others on the same isolated channel."""
 
 
 def as_socket(member: Member) -> Socket:

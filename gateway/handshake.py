@@ -40,6 +40,7 @@ PARAMETERS: Final[Mapping[str, frozenset[Mode]]] = {
 """Parameter → the modes in which it has a meaning."""
 
 EVENTS: Final = ("all", "lifecycle")
+REPLACEMENT: Final = "\ufffd"
 
 
 class BadRequest(Exception):
@@ -69,6 +70,8 @@ class Opening:
     connection: str | None
     secret: str | None
     lifecycle_only: bool
+    turn: int = 0
+    """How often the isolated channel has been taken up, this time included."""
 
 
 def parse(path: str, query: Mapping[str, str]) -> Opening:
@@ -89,8 +92,8 @@ def parse(path: str, query: Mapping[str, str]) -> Opening:
     if query.get("connection_scope", "true") != "true":
         raise BadRequest("invalid_connection_scope", "connection_scope: valid is true")
     events = _choice("events", query.get("events", "all"), EVENTS)
-    if level is Level.STRICT and "thread_id" in query:
-        raise BadRequest("parameter_not_allowed", "thread_id is not for isolation_level strict")
+    if level is Level.STRICT and "after" in query and "run_id" not in query:
+        raise BadRequest("run_id_required", "after belongs to the run that run_id names")
     if level is Level.STANDARD and "run_id" in query:
         raise BadRequest("parameter_not_allowed", "run_id is for isolation_level strict only")
     if ("connection" in query) != ("secret" in query):
@@ -139,6 +142,8 @@ def _id(name: str, query: Mapping[str, str]) -> str | None:
     if value is None:
         return None
     try:
+        if REPLACEMENT in value:  # what bytes that are no UTF-8 are decoded to
+            raise ValueError("must be valid UTF-8")
         return check_id(value)
     except ValueError as error:
         raise BadRequest(f"invalid_{name}", f"{name} {error}") from None

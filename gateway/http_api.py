@@ -207,5 +207,6 @@ async def _checks(node: Node) -> dict[str, dict[str, Any]]:
 def _title(status: int) -> str:
     return {
         400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-        426: "Upgrade Required", 429: "Too Many Requests", 503: "Service Unavailable",
+        405: "Method Not Allowed", 426: "Upgrade Required", 429: "Too Many Requests",
+        503: "Service Unavailable",
     }.get(status, "Error")  # fmt: skip

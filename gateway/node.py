@@ -201,16 +201,18 @@ class Node:
         refreshed = time.monotonic()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = time.time()
             beat = (beat + 1) % self.settings.heartbeat_seconds
-            for socket in list(self.sockets):
-                if hash(socket.nonce) % self.settings.heartbeat_seconds == beat:
-                    socket.beat()
-                self._check_expiry(socket, now)
+            self._tick(beat, time.time())
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refreshed = time.monotonic()
                 with suppress(BrokerUnavailable):
                     await self.admission.keep(self.sockets)
+
+    def _tick(self, beat: int, now: float) -> None:
+        for socket in list(self.sockets):
+            if hash(socket.connection_id) % self.settings.heartbeat_seconds == beat:
+                socket.beat()
+            self._check_expiry(socket, now)
 
     def _check_expiry(self, socket: WebSocket, now: float) -> None:
         left = socket.identity.expires_at - now

@@ -67,22 +67,21 @@ class Relay:
 
         Join it within the linger time: a feed that nobody reads is closed after that.
         """
-        while True:
-            feed = self.hub.feed(channel)
-            if feed is not None and channel.live not in self._opening:
-                self._keep(channel)
-                self.release(feed)
-                return feed
-            task = self._opening.get(channel.live)
+        feed = self.hub.feed(channel)
+        task = self._opening.get(channel.live)
+        if feed is None or task is not None:
             if task is None:
                 task = self._spawn(self._subscribe(channel))
                 self._opening[channel.live] = task
                 task.add_done_callback(lambda _: self._opening.pop(channel.live, None))
             try:
                 async with asyncio.timeout(timeout_seconds):
-                    await asyncio.shield(task)
+                    feed = await asyncio.shield(task)
             except TimeoutError:
                 raise BrokerUnavailable(why="the subscription was not acknowledged") from None
+        self._keep(channel)
+        self.release(feed)
+        return feed
 
     async def _subscribe(self, channel: Channel) -> Feed:
         feed = self.hub.add(channel)
@@ -247,10 +246,10 @@ class Relay:
         self.feeder.feed_from_log(feed, member, after)
 
     def taken_over(self, feed: Feed, by: bytes) -> None:
-        """Close the sockets of an isolated channel but the one that took it up."""
+        """Close the sockets of an isolated channel that had it before turn ``by``."""
         for member in [*feed.live, *feed.joining]:
             socket = as_socket(member)
-            if socket.nonce != by:
+            if socket.turn < int(by):
                 socket.taken_over()
 
     def malformed(self, feed: Feed, entry: Entry) -> None:

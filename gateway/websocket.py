@@ -55,15 +55,15 @@ class WebSocket(asyncio.Protocol):
     __slots__ = (
         "_close_handle", "_closing", "_conversation", "_queue", "_reader", "_reading_paused",
         "_room", "_session", "_transport", "connection_id", "expiry_told", "feeds", "floors",
-        "heard", "identity", "legacy", "lifecycle_only", "node", "nonce", "opening", "outbox",
-        "owner", "thread",
+        "heard", "identity", "legacy", "lifecycle_only", "node", "opening", "outbox",
+        "owner", "thread", "turn",
     )  # fmt: skip
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
         self.node, self.identity, self.opening = node, identity, opening
         self.owner = identity.owner.token.encode()
         self.connection_id = opening.connection or new_id()
-        self.nonce = new_id().encode()
+        self.turn = opening.turn
         # A thread filter is for main connections; other scopes are as narrow as their channel.
         filtered = opening.mode in (Mode.MAIN, Mode.LEGACY) and opening.thread_id is not None
         self.thread = encode_id(opening.thread_id or "").encode() if filtered else None

@@ -15,7 +15,7 @@ from broker.config import Settings
 from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec
 from gateway.app import Gateway
-from tests.support.clients import Client
+from tests.support.clients import Client, eventually
 from tests.support.servers import OPERATOR_KEY, SECRET, token
 
 HANDSHAKE = {
@@ -59,7 +59,8 @@ BAD_QUERIES = {
     "mode=isolated&connection_scope=false": "invalid_connection_scope",
     "events=some": "invalid_events",
     "mode=legacy&after=0-0": "parameter_not_allowed",
-    "mode=factory&isolation_level=strict&thread_id=t": "parameter_not_allowed",
+    "mode=factory&isolation_level=strict&after=0-0": "run_id_required",
+    "thread_id=%ff": "invalid_thread_id",
     "mode=factory&run_id=r": "parameter_not_allowed",
     "run_id=r": "parameter_not_allowed",
     "mode=isolated&connection=c": "secret_required",
@@ -395,6 +396,74 @@ async def test_a_token_of_somebody_else_closes_4403(base: str) -> None:
     async with Client(base, "alice") as client:
         await client.send("auth_refresh", {"token": token("bob")}, ref="r")
         assert await client.closed() == 4403
+
+
+async def test_a_token_that_does_not_allow_the_mode_closes_4403(base: str) -> None:
+    async with Client(base, "alice") as client:
+        narrower = token("alice", modes=[Mode.ISOLATED])
+        await client.send("auth_refresh", {"token": narrower}, ref="r")
+        assert await client.closed() == 4403
+
+
+async def test_a_burst_of_connections_is_served_and_limited(settings: Settings) -> None:
+    """All at once on one channel: as many as the limit allows are served, and nothing is stuck."""
+    few = settings.model_copy(update={"max_connections_per_user": 10})
+    async with Gateway(few) as gateway:
+        base = f"http://127.0.0.1:{gateway.port}"
+        for turn in range(5):
+            clients = [Client(base, f"burst-{turn}") for _ in range(30)]
+            opened = await asyncio.gather(
+                *(client.__aenter__() for client in clients), return_exceptions=True
+            )
+            served = [client for client in opened if isinstance(client, Client)]
+            statuses = [each.status for each in opened if not isinstance(each, Client)]  # type: ignore[attr-defined]
+            assert len(served) == 10
+            assert statuses == [429] * 20
+            await asyncio.gather(*(client.first("live") for client in served))
+            await asyncio.gather(*(client.__aexit__() for client in served))
+
+
+async def test_of_simultaneous_take_ups_exactly_one_stays(base: str, settings: Settings) -> None:
+    async with Gateway(settings) as other, Client(base, mode="isolated") as first:
+        hello = (await first.first("connection_established"))["payload"]
+        again = {"connection": hello["connection_id"], "secret": hello["secret"]}
+        bases = (base, f"http://127.0.0.1:{other.port}")
+        for _ in range(5):
+            clients = [Client(bases[n % 2], mode="isolated", query=again) for n in range(6)]
+            await asyncio.gather(*(client.__aenter__() for client in clients))
+            for client in clients:
+                await client.until(lambda frames: frames)
+            await eventually(
+                lambda: sum(each.close_code is None for each in clients) == 1  # noqa: B023
+            )
+            (survivor,) = [each for each in clients if each.close_code is None]
+            await survivor.send("ping", ref="mine")
+            await survivor.reply("mine")
+            assert {each.close_code for each in clients} == {None, 4409}
+            await asyncio.gather(*(client.__aexit__() for client in clients))
+        assert await first.closed() == 4409
+
+
+async def test_what_cannot_be_parsed_is_not_logged(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request with bare line feeds: aiohttp would log its headers, and with them the token."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    secret = token()
+    writer.write(f"GET /ws HTTP/1.1\nHost: x\nAuthorization: Bearer {secret}\n\n".encode())
+    assert b" 400 " in await reader.readline()
+    writer.close()
+    assert secret[:40] not in caplog.text
+
+
+async def test_unknown_paths_and_methods_are_problems(
+    base: str, http: aiohttp.ClientSession
+) -> None:
+    for method, path, status in (("GET", "/nowhere", 404), ("POST", "/ws", 405)):
+        async with http.request(method, base + path) as response:
+            assert response.status == status
+            assert response.content_type == "application/problem+json"
+            assert (await response.json())["code"]
 
 
 async def test_a_new_token_of_the_same_user_extends_the_connection(base: str) -> None:
