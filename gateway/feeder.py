@@ -33,6 +33,10 @@ class Socket(Member, Protocol):
 
     turn: int
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the peer has not taken yet."""
+
     def send(self, text: bytes) -> None:
         """Queue a control frame."""
 
@@ -147,12 +151,16 @@ class Feeder:
         return True
 
     async def _room(self, socket: Socket) -> bool:
-        try:
-            async with asyncio.timeout(SLOW_SECONDS):
-                return await socket.drained()
-        except TimeoutError:
-            socket.too_slow()
-            return False
+        while True:
+            unsent = socket.unsent
+            try:
+                async with asyncio.timeout(SLOW_SECONDS):
+                    return await socket.drained()
+            except TimeoutError:
+                if socket.unsent < unsent:
+                    continue  # slow, but it takes what it is given
+                socket.too_slow()
+                return False
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
         """A socket without room: wait for it, then feed it from the log."""

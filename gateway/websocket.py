@@ -120,10 +120,6 @@ class WebSocket(asyncio.Protocol):
         if isinstance(error, WebSocketError):
             self.close(CloseCode(int(error.code), str(error), Reconnect.NO))
 
-    def eof_received(self) -> bool:
-        """A peer that sends no more is gone."""
-        return False
-
     def pause_writing(self) -> None:
         """Too much is unsent: nothing more is pushed, and the client is not read from either."""
         self.outbox.stalled = True
@@ -166,6 +162,11 @@ class WebSocket(asyncio.Protocol):
         data = self.outbox.take()
         if data and not self._closing:
             self._transport.write(data)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        return self._transport.get_write_buffer_size()
 
     async def drained(self) -> bool:
         """Wait for room; False when the socket is gone."""
