@@ -7,7 +7,9 @@ import pytest
 
 from agents_sdk import Run, Worker
 from broker.config import Settings
+from broker.redis.broker import Broker
 from broker.redis.records import OnBusy
+from tests.mission_critical.test_g1_published_once import opened
 from tests.support.clients import Client
 
 
@@ -97,3 +99,27 @@ async def test_parallel_runs_share_a_thread(base: str, gate: Gate) -> None:
         gate.open.set()
         for run_id in runs:
             await client.completed(run_id)
+
+
+async def test_a_worker_goes_on_when_its_queue_has_vanished(
+    base: str, gate: Gate, broker: Broker
+) -> None:
+    """After its time to live, or with Redis' data, a worker makes it anew and takes requests."""
+    gate.open.set()
+    async with Client(base) as client:
+        for number in range(3):
+            await broker.client.execute("DEL", broker.keys.requests("gated parallel"))
+            run_id = await client.ask("x", agent="gated parallel", ref=f"m{number}")
+            end = await client.completed(run_id)
+            assert end["payload"]["status"] == "succeeded"
+
+
+async def test_leases_are_renewed_after_the_scripts_were_flushed(
+    gate: Gate, broker: Broker
+) -> None:
+    """A bare EVALSHA had let every running run of the fleet be abandoned."""
+    del gate
+    claim = await opened(broker, "alice")
+    await broker.client.execute("SCRIPT", "FLUSH")
+    renewals = await broker.renew([claim])
+    assert renewals[claim.run_id].held
