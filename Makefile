@@ -24,7 +24,7 @@ run: $(VENV)/.run ## Redis, gateway, worker and chat page on this machine (ARGS=
 	@$(JOB) $(BIN)/runcast demo $(ARGS); exit $$?
 
 test: $(VENV)/.test ## Everything but the browser: unit, integration, chaos, then the promises one by one
-	$(PYTEST) $(PARALLEL) tests/unit tests/integration tests/chaos $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not long" tests/unit tests/integration tests/chaos $(ARGS)
 	$(PYTEST) tests/mission_critical $(ARGS)
 
 check: lint types unit ## What to run before each commit

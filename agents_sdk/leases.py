@@ -20,6 +20,7 @@ from broker.redis.broker import Broker
 from broker.redis.client import RedisClient
 from broker.redis.records import Claim
 from broker.redis.store import Limits
+from broker.redis.topology import new_client
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +98,7 @@ class Leases:
     async def _renew_all(self, running: asyncio.Future[None]) -> None:
         self._thread_loop, self._renewing = asyncio.get_running_loop(), asyncio.current_task()
         self._call_home(running.set_result, None)
-        client = RedisClient(self._url, name=f"{self._name} leases")
+        client = new_client(self._url, name=f"{self._name} leases")
         try:
             await self._keep_renewing(client)
         except asyncio.CancelledError:

@@ -24,9 +24,8 @@ from broker.errors import (
     RunNotFound,
 )
 from broker.redis.broker import Broker, Limits
-from broker.redis.client import RedisClient
 from broker.redis.records import AgentSpec, Claim, RunRequest
-from broker.redis.subscriber import Subscriber
+from broker.redis.topology import new_client, new_subscriber
 
 log = structlog.get_logger(__name__)
 
@@ -59,10 +58,10 @@ class Link:
             stop_deadline_seconds=settings.stop_deadline_seconds,
         )
         self.voice = Voice(limits=limits, publish_timeout_seconds=publish_timeout_seconds)
-        self.client = RedisClient(self.url, name=self.id)
+        self.client = new_client(self.url, name=self.id)
         self.broker = self.sink = Broker(self.client, keys=self.keys, limits=limits)
         self._leases = Leases(self.url, keys=self.keys, limits=limits, name=self.id)
-        self._subscriber = Subscriber(
+        self._subscriber = new_subscriber(
             self.url, on_message=self._on_notice, name=f"{self.id} notices"
         )
         self._leaving: dict[asyncio.Task[None], Emitter] = {}

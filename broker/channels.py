@@ -187,8 +187,12 @@ class Keys:
         return f"{self.prefix}:{{queue}}:agents".encode()
 
     def control(self, node_id: str) -> bytes:
-        """Pub/sub channel: notices for one worker or gateway process."""
+        """Pub/sub channel: notices for one worker process."""
         return f"{self.prefix}:control:{encode_id(node_id)}".encode()
+
+    def probe(self, node_id: str, partition: int) -> bytes:
+        """Pub/sub channel: a gateway to itself, to prove that it hears what is in this slot."""
+        return self._key(partition, "probe", encode_id(node_id))
 
     @property
     def sweeper(self) -> bytes:

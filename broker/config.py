@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.asyncio.connection import parse_url
 
 from broker.errors import ConfigurationError
+from broker.redis.address import parse
 
 ENV_PREFIX: Final = "RUNCAST_"
 
@@ -26,9 +26,6 @@ PUBLIC_KEY_ALGORITHMS: Final = (
     "ES256", "ES384", "ES512", "EdDSA",
 )  # fmt: skip
 DEFAULT_PUBLIC_KEY_ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
-
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
-PLANNED_SCHEMES: Final = ("redis+sentinel", "redis+cluster")
 
 
 def _split(value: object) -> object:
@@ -41,15 +38,7 @@ def _split(value: object) -> object:
 def _reachable(value: object) -> object:
     """A URL that a connection can be opened with; what is wrong with it otherwise."""
     if isinstance(value, str):
-        scheme = value.partition("://")[0]
-        if scheme in PLANNED_SCHEMES:
-            raise ValueError("names Sentinel or a Cluster, which this version cannot follow")
-        if scheme not in REDIS_SCHEMES:
-            raise ValueError("has an unknown scheme")
-        try:
-            parse_url(value)
-        except ValueError as error:
-            raise ValueError(f"cannot be read: {error}") from None
+        parse(value)
     return value
 
 
@@ -75,8 +64,9 @@ class Settings(BaseSettings):
     redis_url: Annotated[str | None, BeforeValidator(_reachable)] = Field(
         default=None,
         repr=False,  # may hold a password
-        description="redis://host:6379/0, rediss://host:6380 or unix:///path/redis.sock; absent: a "
-        "Redis of its own",
+        description="redis://host:6379/0, rediss://host:6380, unix:///path/redis.sock, "
+        "redis+sentinel://host:26379,host:26379/master or redis+cluster://host:7000,host:7001; "
+        "absent: a Redis of its own",
     )
     prefix: str = Field(
         default="rc",

@@ -105,7 +105,8 @@ class Admission:
         """
         notice = b"- 0 %b - - %d taken_over\n{}" % (identity.owner.token.encode(), opening.turn)
         turns = self._keys.turns(identity.owner, opening.connection or "")
-        _, latest = await self._client.execute_many([("PUBLISH", live, notice), ("GET", turns)])
+        await self._client.publish(live, notice)
+        latest = await self._client.execute("GET", turns)
         return int(latest or 0) <= opening.turn
 
     async def keep(self, connected: Collection[Connected]) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from broker.config import Settings
 from broker.embedded import OLDEST_VERSION, find_server
 from broker.errors import ConfigurationError, RuncastError
-from broker.redis.client import RedisClient
+from broker.redis.topology import new_client
 from gateway.auth import Verifier
 
 
@@ -64,7 +64,7 @@ def show(found: list[Finding], *, as_json: bool) -> None:
 
 
 async def _redis(url: str) -> list[Finding]:
-    client = RedisClient(url, name="check")
+    client = new_client(url, name="check")
     await client.start(timeout_seconds=5.0)
     try:
         server = (await client.execute(b"INFO", b"server")).decode()

@@ -23,7 +23,7 @@ from broker.config import Settings
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
-from broker.redis.client import RedisClient
+from broker.redis.topology import new_client
 from gateway import close_codes
 from gateway.admission import REFRESH_SECONDS, Admission
 from gateway.auth import Identity, Verifier
@@ -60,7 +60,7 @@ class Node:
         self.verifier = Verifier(settings)
         self.keys = Keys(settings.prefix, settings.partitions)
         url = redis_url(settings)
-        self.client = RedisClient(url, name=f"gateway {self.node_id}")
+        self.client = new_client(url, name=f"gateway {self.node_id}")
         self.broker = Broker(self.client, keys=self.keys, limits=limits(settings))
         self.relay = Relay(self.broker, url, node_id=self.node_id)
         self.commands = Commands(
@@ -72,8 +72,10 @@ class Node:
         self.draining = False
         self._emptied = asyncio.Event()
         self.started = time.monotonic()
-        control_channel = self.keys.control(self.node_id)
-        self.probe = Probe(self.client, self.relay.subscriber, control_channel)
+        subscriber = self.relay.subscriber
+        probed = range(self.keys.partitions if subscriber.sharded else 1)
+        channels = [self.keys.probe(self.node_id, partition) for partition in probed]
+        self.probe = Probe(self.client, subscriber, channels)
         self.tail = TailCheck(self.relay)
         self.admission = Admission(settings, self.client, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
@@ -88,7 +90,7 @@ class Node:
         try:
             await self.relay.subscriber.start(timeout_seconds=START_SECONDS)
             async with asyncio.timeout(START_SECONDS):
-                await self.relay.subscriber.subscribe(self.probe.channel)
+                await self.probe.listen()
         except (BrokerUnavailable, TimeoutError) as error:
             await self.client.stop()
             await self.relay.stop()

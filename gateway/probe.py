@@ -1,19 +1,23 @@
 """The proof that this gateway hears Redis: it publishes to itself and listens for it.
 
 A connection can be open, answer pings, and yet deliver nothing. Only the publish path itself tells.
+Of a Cluster each master is probed, and on each of them one slot after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from typing import Final
 
 import structlog
+from redis.exceptions import ResponseError
 
 from broker.errors import BrokerUnavailable
 from broker.redis.client import RedisClient
-from broker.redis.subscriber import Subscriber
+from broker.redis.topology import Listener
 
 log = structlog.get_logger(__name__)
 
@@ -25,50 +29,71 @@ MISSES: Final = 2
 
 
 class Probe:
-    """``round_trip_ms`` of the last probe; None while none was heard in time."""
+    """``round_trip_ms`` of the last probe, the slowest server's; None while one was not heard."""
 
-    def __init__(self, client: RedisClient, subscriber: Subscriber, channel: bytes) -> None:
+    def __init__(
+        self, client: RedisClient, subscriber: Listener, channels: Sequence[bytes]
+    ) -> None:
         self._client, self._subscriber = client, subscriber
-        self.channel = channel
+        self.channels, self._mine = channels, frozenset(channels)
         self.round_trip_ms: float | None = None
-        self._misses = 0
-        self._heard: asyncio.Future[None] | None = None
+        self._misses: dict[Hashable, int] = {}
+        self._awaited: dict[bytes, asyncio.Future[None]] = {}
+        self._round = 0
 
     @property
     def deaf(self) -> bool:
-        """Whether too many probes in a row were not heard."""
-        return self._misses >= MISSES
+        """Whether too many probes of one server in a row were not heard."""
+        return any(misses >= MISSES for misses in self._misses.values())
 
     def heard(self, channel: bytes, message: bytes) -> bool:
         """Whether the message was for the probe; then nobody else needs it."""
-        if channel != self.channel:
+        if channel not in self._mine:
             return False
-        if message == b"probe" and self._heard is not None and not self._heard.done():
-            self._heard.set_result(None)
+        awaited = self._awaited.get(channel)
+        if message == b"probe" and awaited is not None and not awaited.done():
+            awaited.set_result(None)
         return True
 
-    async def run(self) -> None:
-        """Probe until cancelled; a deaf subscriber gets a new connection."""
-        while True:
-            self.round_trip_ms = await self._round_trip()
-            if self.round_trip_ms is not None:
-                self._misses = 0
-                await asyncio.sleep(PROBE_SECONDS)
-                continue
-            self._misses += 1
-            if self.deaf:
-                log.error("subscriber_deaf", misses=self._misses)
-                self._subscriber.reconnect()
-            await asyncio.sleep(AGAIN_SECONDS)
+    async def listen(self) -> None:
+        """Subscribe to what is probed; returns when Redis has acknowledged it."""
+        await asyncio.gather(*map(self._subscriber.subscribe, self.channels))
 
-    async def _round_trip(self) -> float | None:
-        heard = asyncio.get_running_loop().create_future()
-        self._heard = heard
+    async def run(self) -> None:
+        """Probe until cancelled; a deaf connection is dropped for a new one."""
+        while True:
+            await self._probe_all()
+            await asyncio.sleep(AGAIN_SECONDS if any(self._misses.values()) else PROBE_SECONDS)
+
+    async def _probe_all(self) -> None:
+        by_server: dict[Hashable, list[bytes]] = defaultdict(list)
+        for channel in self.channels:
+            by_server[self._subscriber.server_of(channel)].append(channel)
+        chosen = {
+            server: channels[self._round % len(channels)] for server, channels in by_server.items()
+        }
+        self._round += 1
+        trips = await asyncio.gather(*map(self._round_trip, chosen.values()))
+        self._misses = {
+            server: 0 if trip is not None else self._misses.get(server, 0) + 1
+            for server, trip in zip(chosen, trips, strict=True)
+        }
+        heard = [trip for trip in trips if trip is not None]
+        self.round_trip_ms = max(heard) if len(heard) == len(trips) else None
+        for server, misses in self._misses.items():
+            if misses >= MISSES:
+                log.error("subscriber_deaf", server=str(server), misses=misses)
+                self._subscriber.reconnect(chosen[server])
+
+    async def _round_trip(self, channel: bytes) -> float | None:
+        heard = self._awaited[channel] = asyncio.get_running_loop().create_future()
         sent = time.monotonic()
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                await self._client.execute("PUBLISH", self.channel, b"probe")
+                await self._client.publish(channel, b"probe")
                 await heard
-        except (TimeoutError, BrokerUnavailable):
+        except (TimeoutError, BrokerUnavailable, ResponseError):
             return None
+        finally:
+            del self._awaited[channel]
         return (time.monotonic() - sent) * 1000

@@ -17,7 +17,7 @@ from broker.codec import Entry
 from broker.cursor import Cursor
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
-from broker.redis.subscriber import Subscriber
+from broker.redis.topology import new_subscriber
 from broker.replay import Start
 from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
 from gateway.hub import Feed, Hub, Member
@@ -37,7 +37,7 @@ class Relay:
         self.hub = Hub(self)
         self.feeder = Feeder(broker, self.hub, spawn=self._spawn, flush=self.flush)
         self.on_heard: Callable[[bytes, bytes], bool] = lambda _channel, _message: False
-        self.subscriber = Subscriber(
+        self.subscriber = new_subscriber(
             url,
             on_message=self._on_message,
             on_read_end=self.flush,

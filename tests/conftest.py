@@ -8,7 +8,7 @@ import pytest
 from broker.channels import Keys
 from broker.config import Settings, load_settings
 from broker.redis.broker import Broker
-from broker.redis.client import RedisClient
+from broker.redis.topology import new_client
 from gateway.app import Gateway
 from gateway.node import limits
 from tests.support.servers import OPERATOR_KEY, SECRET, Redis, running_redis
@@ -46,7 +46,7 @@ def settings(redis_url: str, prefix: str) -> Settings:
 
 @pytest.fixture
 async def broker(settings: Settings, redis_url: str) -> AsyncIterator[Broker]:
-    client = RedisClient(redis_url, name="test")
+    client = new_client(redis_url, name="test")
     await client.start()
     yield Broker(client, keys=Keys(settings.prefix), limits=limits(settings))
     await client.stop()

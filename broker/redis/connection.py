@@ -13,13 +13,11 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import hiredis
-import redis.asyncio.connection as redis_connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from broker.channels import encode_id
 from broker.errors import BrokerUnavailable
+from broker.redis.address import Endpoint
 
 MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
 """More than this waiting to be sent means that Redis does not read: refuse rather than grow."""
@@ -52,26 +50,29 @@ class RedisConnection(asyncio.Protocol):
         self._reader = hiredis.Reader(
             protocolError=ConnectionError, replyError=ResponseError, notEnoughData=_NOTHING_YET
         )
-        self._transport: asyncio.Transport
+        self._transport: asyncio.Transport | None = None
         self._stream: asyncio.StreamWriter | None = None
         self._lost = False
 
-    async def open(self, url: str, *, name: str, timeout_seconds: float) -> None:
+    async def open(self, endpoint: Endpoint, *, name: str, timeout_seconds: float) -> None:
         """Connect. ``BrokerUnavailable`` when that fails or takes longer than the time given."""
+        opener = endpoint.opener(name=name, timeout_seconds=timeout_seconds)
         try:
-            opener = _opener(url, name=name, timeout_seconds=timeout_seconds)
             async with asyncio.timeout(timeout_seconds):
                 await opener.connect()  # type: ignore[no-untyped-call]  # redis-py's gap
+                if endpoint.must_be_master:
+                    await _require_master(opener, endpoint)
         except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            await opener.disconnect(nowait=True)
             raise BrokerUnavailable(why=str(error) or type(error).__name__) from error
         # The socket changes hands here; redis-py has no public way to give it away.
         stream = cast("asyncio.StreamWriter", opener._writer)  # noqa: SLF001 - as said
         opener._writer = opener._reader = None  # noqa: SLF001 - as said
         # The writer closes its transport when it is collected, so it is kept.
         self._stream = stream
-        self._transport = cast("asyncio.Transport", stream.transport)
-        self._transport.set_protocol(self)
-        if self._transport.is_closing():
+        transport = self._transport = cast("asyncio.Transport", stream.transport)
+        transport.set_protocol(self)
+        if transport.is_closing():
             raise BrokerUnavailable(why="the connection was closed at once")
 
     def send(self, *command: Argument) -> None:
@@ -80,14 +81,18 @@ class RedisConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write packed commands. ``BrokerUnavailable`` when Redis has stopped reading."""
-        if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+        transport = self._transport
+        if transport is None:
+            raise BrokerUnavailable(why="the connection is not open")
+        if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.abort()
             raise BrokerUnavailable(why="it does not read what is sent to it")
-        self._transport.write(data)
+        transport.write(data)
 
     def abort(self) -> None:
-        """Drop the connection now; ``on_lost`` follows."""
-        self._transport.abort()
+        """Drop the connection now; ``on_lost`` follows, if it was open."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand every complete reply on."""
@@ -109,20 +114,8 @@ class RedisConnection(asyncio.Protocol):
             self._on_lost(str(exc) if exc else "the connection was closed")
 
 
-def _opener(url: str, *, name: str, timeout_seconds: float) -> redis_connection.AbstractConnection:
-    """A redis-py connection for ``url``, with every time-out set here.
-
-    Its own defaults do not fit: a ``socket_timeout`` of 5 s would break blocking reads and quiet
-    subscribers.
-    """
-    options: dict[str, Any] = dict(redis_connection.parse_url(url))
-    kind = options.pop("connection_class", redis_connection.Connection)
-    options.update(
-        protocol=2,
-        client_name=encode_id(name),  # Redis takes no spaces here
-        socket_timeout=None,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=False,
-    )
-    return cast("redis_connection.AbstractConnection", kind(**options))
+async def _require_master(opener: AbstractConnection, endpoint: Endpoint) -> None:
+    await opener.send_command("ROLE")
+    role = await opener.read_response(disable_decoding=True)
+    if role[0] != b"master":
+        raise ConnectionError(f"{endpoint.place} is a {role[0].decode()}, not the master")

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from broker.channels import Keys
 from broker.redis.client import RedisClient
+from broker.redis.topology import new_client
 
 GROUP: Final = "workers"
 _BLOCK_MS: Final = 1000
@@ -46,7 +47,7 @@ class RequestQueue:
         client: RedisClient,
         ttl_seconds: int = 86_400,
     ) -> None:
-        self._client = RedisClient(url, name=f"queue {consumer}")
+        self._client = new_client(url, name=f"queue {consumer}")
         self._prompt = client
         self._ttl_seconds = ttl_seconds
         self._keys, self._consumer = keys, consumer

@@ -138,7 +138,7 @@ class Runs(Store):
         )
         if worker:
             notice = b"stop " + str(partition).encode() + b" " + run_id.encode()
-            await self.client.execute("PUBLISH", self.keys.control(worker.decode()), notice)
+            await self.client.publish(self.keys.control(worker.decode()), notice)
         return State(state.decode())
 
     async def run(self, owner: Owner, run_id: str) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 A subscription is good once Redis has acknowledged it, not before. After a lost connection
 everything is subscribed again, and only when all of it is acknowledged does ``on_restored`` run:
-what was
-published meanwhile was not heard, so the owner then checks every log.
+what was published meanwhile was not heard, so the owner then checks every log.
 """
 
 from __future__ import annotations
@@ -11,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import islice
-from typing import Any, Final
+from itertools import groupby, islice
+from typing import Any, Final, NamedTuple
 
 import structlog
 
 from broker.backoff import full_jitter
 from broker.errors import BrokerUnavailable
 from broker.redis.connection import RedisConnection
+from broker.redis.server_client import FIRST_DELAY_SECONDS, MOST_DELAY_SECONDS
+from broker.redis.slots import slot_of
+from broker.redis.source import Source
 
 log = structlog.get_logger(__name__)
 
@@ -31,30 +33,54 @@ BATCH: Final = 512
 _DEADLINE: Final = 10.0
 """Seconds for all acknowledgements after a reconnection; beyond it the connection is dropped."""
 
+Acknowledged = asyncio.Future[None]
+
+
+class Verbs(NamedTuple):
+    """What subscribing is called, and what comes back."""
+
+    subscribe: str
+    unsubscribe: str
+    subscribed: bytes
+    unsubscribed: bytes
+    message: bytes
+
+
+PLAIN: Final = Verbs("SUBSCRIBE", "UNSUBSCRIBE", b"subscribe", b"unsubscribe", b"message")
+SHARDED: Final = Verbs("SSUBSCRIBE", "SUNSUBSCRIBE", b"ssubscribe", b"sunsubscribe", b"smessage")
+
 
 class Subscriber:
     """Subscriptions on one connection that reconnects by itself.
 
     ``on_message(channel, payload)`` is called for each message, ``on_read_end()`` once after all
-    messages of one read of the socket. Neither may block.
+    messages of one read of the socket. Neither may block. ``on_refused(channels, error)``, of a
+    Cluster's nodes: these are not subscribed here; the error is empty when the node dropped them.
     """
+
+    sharded = False
 
     def __init__(
         self,
-        url: str,
+        source: Source,
         *,
         on_message: Callable[[bytes, bytes], None],
         on_read_end: Callable[[], None] | None = None,
         on_restored: Callable[[Collection[bytes]], None] | None = None,
+        on_refused: Callable[[Collection[bytes], str], None] | None = None,
+        on_lost: Callable[[], None] | None = None,
+        verbs: Verbs = PLAIN,
         name: str = "subscriber",
     ) -> None:
-        self._url, self._name = url, name
+        self._source, self._name, self._verbs = source, name, verbs
         self._on_message, self._on_read_end = on_message, on_read_end
-        self._on_restored = on_restored
+        self._on_restored, self._on_refused, self._tell_lost = on_restored, on_refused, on_lost
         self._connection: RedisConnection | None = None
         self._wanted: dict[bytes, None] = {}
-        self._unacknowledged: deque[tuple[bytes, asyncio.Future[None]]] = deque()
-        self._early: dict[bytes, asyncio.Future[None]] = {}
+        # Per SUBSCRIBE that was sent, what is not acknowledged of it yet.
+        self._batches: deque[deque[tuple[bytes, Acknowledged]]] = deque()
+        self._leaving: dict[bytes, int] = {}
+        self._early: dict[bytes, Acknowledged] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._is_hearing = asyncio.Event()
         self._lost = asyncio.Event()
@@ -67,12 +93,26 @@ class Subscriber:
         """Connected, with every wanted channel acknowledged."""
         return self._is_hearing.is_set()
 
+    @property
+    def channels(self) -> Collection[bytes]:
+        """What is wanted."""
+        return self._wanted.keys()
+
+    def server_of(self, channel: bytes) -> Hashable:
+        """Which of the servers ``channel`` is heard from; there is one."""
+        del channel
+        return self._name
+
+    def begin(self) -> None:
+        """Connect in the background, and keep connected from now on."""
+        self._keeper = asyncio.create_task(self._keep_hearing(), name=f"redis {self._name}")
+
     async def start(self, *, timeout_seconds: float = 5.0) -> None:
         """Connect, and keep connected from now on; ``BrokerUnavailable`` when not in time."""
-        self._keeper = asyncio.create_task(self._keep_hearing(), name=f"redis {self._name}")
+        self.begin()
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._is_hearing.wait()
+                await self.wait_hearing()
         except TimeoutError:
             await self.stop()
             why = self._why or f"no connection within {timeout_seconds:g} s"
@@ -87,22 +127,28 @@ class Subscriber:
             self._keeper = None
         self.reconnect()
 
+    async def wait_hearing(self) -> None:
+        """Return once :attr:`hearing`."""
+        await self._is_hearing.wait()
+
     async def subscribe(self, channel: bytes) -> None:
         """Listen to ``channel``; returns when Redis has acknowledged it.
 
         That may take a reconnection: whoever cannot wait sets a deadline. A cancelled wait leaves
         the wish in place.
         """
+        acknowledged: Acknowledged = asyncio.get_running_loop().create_future()
+        self.listen(channel, acknowledged)
+        await asyncio.shield(acknowledged)
+
+    def listen(self, channel: bytes, acknowledged: Acknowledged) -> None:
+        """Listen to ``channel``; the future is done when Redis has acknowledged it."""
         self._wanted[channel] = None
         if self._connection is None:
-            acknowledged = self._early.get(channel)
-            if acknowledged is None:
-                acknowledged = self._early[channel] = asyncio.get_running_loop().create_future()
+            self._later(channel, acknowledged)
         else:
-            acknowledged = asyncio.get_running_loop().create_future()
-            self._unacknowledged.append((channel, acknowledged))
-            self._send("SUBSCRIBE", channel)
-        await asyncio.shield(acknowledged)
+            self._batches.append(deque([(channel, acknowledged)]))
+            self._send(self._verbs.subscribe, channel)
 
     def unsubscribe(self, channel: bytes) -> None:
         """Stop listening. Messages under way may still come."""
@@ -111,11 +157,24 @@ class Subscriber:
         del self._wanted[channel]
         early = self._early.pop(channel, None)
         if early is not None:
-            early.set_result(None)
-        self._send("UNSUBSCRIBE", channel)
+            _done(early)
+        if self._connection is not None:
+            self._leaving[channel] = self._leaving.get(channel, 0) + 1
+            self._send(self._verbs.unsubscribe, channel)
 
-    def reconnect(self) -> None:
-        """Drop the connection and open another: it was found deaf."""
+    def forget(self, channel: bytes) -> Acknowledged | None:
+        """``channel`` is heard from elsewhere now; who waits for its acknowledgement still."""
+        self._wanted.pop(channel, None)
+        waiting = self._early.pop(channel, None)
+        for batch in self._batches:
+            for each, acknowledged in batch:
+                if each == channel and waiting is None:
+                    waiting = acknowledged
+        return waiting
+
+    def reconnect(self, channel: bytes = b"") -> None:
+        """Drop the connection and open another: it was found deaf, for ``channel``."""
+        del channel
         if self._connection is not None:
             self._connection.abort()
 
@@ -124,58 +183,104 @@ class Subscriber:
             with suppress(BrokerUnavailable):  # the loss of the connection is told by on_lost
                 self._connection.send(*command)
 
+    def _later(self, channel: bytes, acknowledged: Acknowledged) -> None:
+        """Whoever waits for an acknowledgement gets it from the next connection."""
+        first = self._early.setdefault(channel, acknowledged)
+        if first is not acknowledged:
+            first.add_done_callback(partial(_done, acknowledged))
+
     def _on_reply(self, reply: Any) -> None:
         kind = reply[0] if isinstance(reply, list) else reply
-        if kind == b"message":
+        if kind == self._verbs.message:
             self._on_message(reply[1], reply[2])
-        elif kind == b"subscribe":
-            channel, acknowledged = self._unacknowledged.popleft()
-            if channel != reply[1]:
-                log.error("subscription_out_of_order", expected=channel, got=reply[1])
-                self.reconnect()
-            elif not acknowledged.done():
-                acknowledged.set_result(None)
+        elif kind == self._verbs.subscribed:
+            self._acknowledge(reply[1])
+        elif kind == self._verbs.unsubscribed:
+            self._dropped(reply[1])
         elif kind in (b"pong", b"PONG"):
             self._all_acknowledged.set()
         elif isinstance(reply, Exception):
-            self._why = str(reply)
-            log.error("subscriber_refused", why=str(reply))
+            self._refused(str(reply))
+
+    def _acknowledge(self, channel: bytes) -> None:
+        batch = self._batches[0] if self._batches else deque()
+        if not batch or batch[0][0] != channel:
+            log.error("subscription_out_of_order", got=channel)
             self.reconnect()
+            return
+        _, acknowledged = batch.popleft()
+        if not batch:
+            self._batches.popleft()
+        _done(acknowledged)
+
+    def _dropped(self, channel: bytes) -> None:
+        """Left as asked; or the slot has moved, and its node dropped it."""
+        asked = self._leaving.pop(channel, 0)
+        if asked > 1:
+            self._leaving[channel] = asked - 1
+        if not asked and channel in self._wanted and self._on_refused is not None:
+            self._on_refused([channel], "")
+
+    def _refused(self, why: str) -> None:
+        self._why = why
+        if self._on_refused is None or not self._batches:
+            log.error("subscriber_refused", why=why)
+            self.reconnect()
+            return
+        batch = self._batches.popleft()
+        for channel, acknowledged in batch:
+            self._later(channel, acknowledged)
+        self._on_refused([channel for channel, _ in batch if channel in self._wanted], why)
 
     def _on_lost(self, why: str) -> None:
         self._why = why
         self._connection = None
         self._is_hearing.clear()
-        # Whoever waited for an acknowledgement gets it from the next connection.
-        for channel, waiting in self._unacknowledged:
-            first = self._early.setdefault(channel, waiting)
-            if first is not waiting:
-                first.add_done_callback(partial(_tell, waiting))
-        self._unacknowledged.clear()
+        self._leaving.clear()
+        batches, self._batches = self._batches, deque()
+        for batch in batches:
+            for channel, acknowledged in batch:
+                self._later(channel, acknowledged)
         self._lost.set()
+        if self._tell_lost is not None:
+            self._tell_lost()
 
     async def _keep_hearing(self) -> None:
-        delays = full_jitter(random.random, first_seconds=0.05, most_seconds=2.0)
-        while True:
-            self._lost.clear()
-            connection = RedisConnection(self._on_reply, self._on_lost, self._on_read_end)
-            try:
-                await connection.open(self._url, name=self._name, timeout_seconds=5.0)
-            except BrokerUnavailable as error:
-                self._why = error.why
+        await self._source.start()
+        delays = _new_delays()
+        try:
+            while True:
+                self._lost.clear()
+                connection = RedisConnection(self._on_reply, self._on_lost, self._on_read_end)
+                try:
+                    endpoint = await self._source.locate()
+                    await connection.open(endpoint, name=self._name, timeout_seconds=5.0)
+                except BrokerUnavailable as error:
+                    self._why = error.why
+                    await asyncio.sleep(next(delays))
+                    continue
+                self._connection = connection
+                moved = asyncio.create_task(self._source.moved(endpoint))
+                moved.add_done_callback(self._on_moved)
+                try:
+                    restored = await self._subscribe_all()
+                    if restored is not None:
+                        delays = _new_delays()
+                        self.reconnects += 1
+                        self._is_hearing.set()
+                        if self._on_restored is not None and self.reconnects > 0:
+                            self._on_restored(restored)
+                        await self._lost.wait()
+                finally:
+                    moved.cancel()
+                log.warning("subscriber_connection_lost", connection=self._name, why=self._why)
                 await asyncio.sleep(next(delays))
-                continue
-            self._connection = connection
-            restored = await self._subscribe_all()
-            if restored is not None:
-                delays = full_jitter(random.random, first_seconds=0.05, most_seconds=2.0)
-                self.reconnects += 1
-                self._is_hearing.set()
-                if self._on_restored is not None and self.reconnects > 0:
-                    self._on_restored(restored)
-                await self._lost.wait()
-            log.warning("subscriber_connection_lost", why=self._why)
-            await asyncio.sleep(next(delays))
+        finally:
+            await self._source.stop()
+
+    def _on_moved(self, moved: asyncio.Task[None]) -> None:
+        if not moved.cancelled():
+            self.reconnect()
 
     async def _subscribe_all(self) -> list[bytes] | None:
         """Subscribe to everything wanted, acknowledged; None when lost meanwhile."""
@@ -183,12 +288,11 @@ class Subscriber:
         early, self._early = self._early, {}
         loop = asyncio.get_running_loop()
         self._all_acknowledged.clear()
-        remaining = iter(wanted)
-        while batch := list(islice(remaining, BATCH)):
-            self._unacknowledged.extend(
-                (channel, early.get(channel) or loop.create_future()) for channel in batch
+        for batch in self._in_batches(wanted):
+            self._batches.append(
+                deque((channel, early.get(channel) or loop.create_future()) for channel in batch)
             )
-            self._send("SUBSCRIBE", *batch)
+            self._send(self._verbs.subscribe, *batch)
         self._send("PING")  # its answer comes after the last acknowledgement
         waits = [
             asyncio.ensure_future(event.wait()) for event in (self._all_acknowledged, self._lost)
@@ -203,6 +307,23 @@ class Subscriber:
         self.reconnect()
         return None
 
+    def _in_batches(self, channels: Iterable[bytes]) -> Iterator[list[bytes]]:
+        if self._verbs is SHARDED:  # one slot per command: anything else is refused (CROSSSLOT)
+            groups = [list(group) for _, group in groupby(sorted(channels, key=slot_of), slot_of)]
+        else:
+            groups = [list(channels)]
+        for group in groups:
+            remaining = iter(group)
+            while batch := list(islice(remaining, BATCH)):
+                yield batch
 
-def _tell(waiting: asyncio.Future[None], _done: object) -> None:
-    waiting.set_result(None)
+
+def _new_delays() -> Iterator[float]:
+    return full_jitter(
+        random.random, first_seconds=FIRST_DELAY_SECONDS, most_seconds=MOST_DELAY_SECONDS
+    )
+
+
+def _done(acknowledged: Acknowledged, _first: object = None) -> None:
+    if not acknowledged.done():
+        acknowledged.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
 from typing import Final
@@ -10,13 +11,22 @@ from typing import Final
 _INCLUDE: Final = "-- include: "
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Script:
-    """A script's name, its source with what it includes, and the digest that EVALSHA takes."""
+    """A script's name, and its source with what it includes."""
 
     name: str
     source: bytes
-    digest: str
+
+    @cached_property
+    def digest(self) -> str:
+        """What EVALSHA takes. Redis names scripts by SHA-1; nothing about security hangs on it."""
+        return sha1(self.source, usedforsecurity=False).hexdigest()
+
+    @cached_property
+    def sharded(self) -> Script:
+        """The same for a Cluster, where a live channel is in its slot like a key."""
+        return Script(self.name, self.source.replace(b"call('PUBLISH'", b"call('SPUBLISH'"))
 
 
 def _load(name: str) -> Script:
@@ -26,9 +36,7 @@ def _load(name: str) -> Script:
     if first.startswith(_INCLUDE):
         included = (folder / f"{first.removeprefix(_INCLUDE)}.lua").read_text(encoding="utf-8")
         text = included + rest
-    source = text.encode()
-    # Redis names scripts by SHA-1; nothing about security hangs on it.
-    return Script(name, source, sha1(source, usedforsecurity=False).hexdigest())
+    return Script(name, text.encode())
 
 
 REGISTER: Final = _load("register")
@@ -40,3 +48,4 @@ STOP: Final = _load("stop")
 RELEASE: Final = _load("release")
 EXPIRE: Final = _load("expire")
 ALL: Final = (REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, RELEASE, EXPIRE)
+SHARDED: Final = tuple(each.sharded for each in ALL)

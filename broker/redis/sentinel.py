@@ -1,0 +1,89 @@
+"""Following a failover that Sentinel decides.
+
+All sentinels are asked, not the first that answers: one that was cut off may name a master that is
+none any more. The answer of the highest configuration epoch counts, and the server named must call
+itself a master. While connected the question is repeated, so that nobody stays on a master that was
+paused or partitioned away and does not know that it was replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from broker.errors import BrokerUnavailable
+from broker.redis.address import Address, Endpoint
+from broker.redis.records import text_pairs
+from broker.redis.server_client import ServerClient
+from broker.redis.source import Fixed
+
+LOOK_SECONDS: Final = 1.0
+"""How often the sentinels are asked while connected."""
+
+_ANSWER_SECONDS: Final = 1.0
+
+
+class Sentinels:
+    """Tells where the master is; a :class:`~broker.redis.source.Source`."""
+
+    def __init__(self, address: Address, *, name: str) -> None:
+        self._address = address
+        self._clients = [
+            ServerClient(Fixed(each), name=f"sentinel {name}", reply_seconds=_ANSWER_SECONDS)
+            for each in address.servers
+        ]
+
+    async def start(self) -> None:
+        """Connect to every sentinel, in the background."""
+        for client in self._clients:
+            client.begin()
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        for client in self._clients:
+            await client.stop()
+
+    async def locate(self) -> Endpoint:
+        """The master that the sentinels' newest configuration names."""
+        if not any(client.connected for client in self._clients):
+            await self._any_connected()
+        ready = [client for client in self._clients if client.connected]
+        told = [answer for answer in await asyncio.gather(*map(self._ask, ready)) if answer]
+        if not told:
+            raise BrokerUnavailable(why=f"no sentinel names a master {self._address.master!r}")
+        newest = max(told, key=lambda answer: int(answer["config-epoch"]))
+        return self._address.data.at(newest["ip"], int(newest["port"]), must_be_master=True)
+
+    async def moved(self, endpoint: Endpoint) -> None:
+        """Return when the sentinels name another master than ``endpoint``."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                master = await self.locate()
+            except BrokerUnavailable:
+                continue  # nobody says that it is elsewhere
+            if master.place != endpoint.place:
+                return
+
+    async def _ask(self, client: ServerClient) -> Mapping[str, str] | None:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                reply = await client.execute("SENTINEL", "MASTER", self._address.master)
+        except (BrokerUnavailable, ResponseError, TimeoutError):
+            return None
+        return text_pairs(reply)
+
+    async def _any_connected(self) -> None:
+        waits = [
+            asyncio.ensure_future(client.wait_connected(timeout_seconds=_ANSWER_SECONDS))
+            for client in self._clients
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
