@@ -22,12 +22,17 @@ MAX_HEARD: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What the log shows around a cursor; ``None`` = no such entry."""
+    """What the log shows around a cursor; ``None`` = no such entry.
+
+    ``whole``: nothing was trimmed from its front. ``now_ms``: Redis' clock, when it was read.
+    """
 
     found: bool
     oldest: Cursor | None
     before: Cursor | None
     newest: Cursor | None
+    whole: bool = True
+    now_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,25 @@ def judge(cursor: Cursor, glance: Glance) -> Start:
     if glance.oldest is None or cursor < glance.oldest:
         return Start(ZERO, "expired")
     return Start(glance.before or ZERO, "forked")
+
+
+def judge_connected(position: Cursor, glance: Glance, *, ttl_ms: int) -> Start:
+    """The same for a reader that has everything up to ``position``, which the log does not continue.
+
+    ``overrun``: what came next was trimmed before it could be read. No reason at all when the log
+    has ended by its time-to-live of ``ttl_ms``: a log that nothing was added to for so long held
+    nothing that this reader does not have.
+    """
+    start = judge(position, glance)
+    if start.reason is None:  # the position is there, and what came after it is not
+        return Start(start.position, "overrun" if position == ZERO else "forked")
+    if start.reason == "expired":
+        if not glance.whole:
+            return Start(ZERO, "overrun")
+        until_ms = glance.now_ms if glance.oldest is None else glance.oldest.ms
+        if until_ms - position.ms >= ttl_ms:
+            return Start(ZERO, None)
+    return start
 
 
 class Follower:

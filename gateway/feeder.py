@@ -146,8 +146,10 @@ class Feeder:
             self._hub.counters.replayed += 1
         socket.flush()
         if page.hole:
-            self._hub.counters.resyncs += 1
-            socket.send((await go_on(self._broker, feed, follower)).frame())
+            resync = await go_on(self._broker, feed, follower)
+            if resync is not None:
+                self._hub.counters.resyncs += 1
+                socket.send(resync.frame())
         return True
 
     async def _room(self, socket: Socket) -> bool:

@@ -151,6 +151,10 @@ class Hub:
         """All of them, as they are now."""
         return list(self._feeds.values())
 
+    def feeds_of(self, live: Iterable[bytes]) -> list[Feed]:
+        """Those of the given live channels that there are."""
+        return [feed for feed in map(self._feeds.get, live) if feed is not None]
+
     def add(self, channel: Channel) -> Feed:
         """A new feed, behind until its log was read."""
         feed = Feed(channel, channel.owner.token.encode())

@@ -91,10 +91,12 @@ class Node:
             await self.relay.subscriber.start(timeout_seconds=START_SECONDS)
             async with asyncio.timeout(START_SECONDS):
                 await self.probe.listen()
+                await self._report()  # the first write: a missing right is told before serving
         except (BrokerUnavailable, TimeoutError) as error:
             await self.client.stop()
             await self.relay.stop()
-            raise BrokerUnavailable(why=f"cannot subscribe: {error}") from error
+            why = error.why if isinstance(error, BrokerUnavailable) else "no answer in time"
+            raise BrokerUnavailable(why=why) from error
         work = (
             self.sweeper.run,
             self._tick_for_ever,
@@ -165,10 +167,11 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Whether this gateway can hear Redis now, and was not told to drain."""
+        """Whether this gateway hears Redis, has missed nothing, and was not told to drain."""
         return (
             self.client.connected
             and self.relay.subscriber.hearing
+            and not self.relay.log_check.pending
             and not self.probe.deaf
             and not self.draining
         )
@@ -229,13 +232,16 @@ class Node:
     async def _report_for_ever(self) -> None:
         while True:
             with suppress(BrokerUnavailable):
-                await self.client.execute_many(
-                    [
-                        ("HSET", self.keys.nodes, self.node_id, orjson.dumps(self.report())),
-                        ("EXPIRE", self.keys.nodes, round(STALE_SECONDS * 3)),
-                    ]
-                )
+                await self._report()
             await asyncio.sleep(REPORT_SECONDS)
+
+    async def _report(self) -> None:
+        await self.client.execute_many(
+            [
+                ("HSET", self.keys.nodes, self.node_id, orjson.dumps(self.report())),
+                ("EXPIRE", self.keys.nodes, round(STALE_SECONDS * 3)),
+            ]
+        )
 
     def _on_latency(self, sent_ms: list[int]) -> None:
         now_ms = time.time() * 1000

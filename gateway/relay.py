@@ -21,12 +21,17 @@ from broker.redis.topology import new_subscriber
 from broker.replay import Start
 from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
 from gateway.hub import Feed, Hub, Member
+from gateway.log_check import LogCheck
 from gateway.resync import Resync, begin, go_on
 
 log = structlog.get_logger(__name__)
 
 LINGER_SECONDS: Final = 10.0
 """A channel without readers stays subscribed this long: tabs are reloaded."""
+
+
+MOST_READS: Final = 16
+"""Logs read at the same time to repair holes: after an outage there may be one in every channel."""
 
 
 class Relay:
@@ -36,6 +41,7 @@ class Relay:
         self.broker = broker
         self.hub = Hub(self)
         self.feeder = Feeder(broker, self.hub, spawn=self._spawn, flush=self.flush)
+        self.log_check = LogCheck(broker, self.hub, self, spawn=self._spawn)
         self.on_heard: Callable[[bytes, bytes], bool] = lambda _channel, _message: False
         self.subscriber = new_subscriber(
             url,
@@ -49,6 +55,8 @@ class Relay:
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self._subscribing: set[bytes] = set()
         self._repairing: set[bytes] = set()
+        self._reads = asyncio.Semaphore(MOST_READS)
+        self._interruptions = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def stop(self) -> None:
@@ -86,6 +94,7 @@ class Relay:
     async def _subscribe(self, channel: Channel) -> Feed:
         feed = self.hub.add(channel)
         self._subscribing.add(channel.live)
+        interruptions = self._interruptions
         try:
             await self.subscriber.subscribe(channel.live)
             newest, runs, texts = await asyncio.gather(
@@ -106,6 +115,8 @@ class Relay:
         for text in texts:
             delta = text.delta(0)
             feed.texts.setdefault(delta.run, len(text.text))
+        if self._interruptions != interruptions:  # acknowledged, lost and restored meanwhile
+            feed.follower.lose_touch()
         if not feed.follower.level:
             self.repair(feed)
         self.release(feed)
@@ -182,10 +193,20 @@ class Relay:
         # Heard meanwhile: the end that was read is only old.
         if glance.found or follower.position != position or not follower.level:
             return
-        self.hub.counters.resyncs += 1
-        self._tell_all(feed, await go_on(self.broker, feed, follower))
+        await self._go_on(feed)
         self.repair(feed)
         self.flush()
+
+    async def _go_on(self, feed: Feed) -> None:
+        """The log does not continue the feed: those who were told what came before are told."""
+        resync = await go_on(self.broker, feed, feed.follower)
+        if resync is None:
+            return
+        self.hub.counters.resyncs += 1
+        frame = resync.frame()
+        for member in feed.live:
+            as_socket(member).send(frame)
+            self.hub.dirty[member] = None
 
     # --- what the hub needs
 
@@ -200,25 +221,19 @@ class Relay:
         try:
             while not follower.level and self.hub.feed(feed.channel) is feed:
                 try:
-                    entries, end = await self.broker.read(feed.channel, follower.position)
+                    async with self._reads:
+                        entries, end = await self.broker.read(feed.channel, follower.position)
                     page = follower.read(entries, end=end)
                     for entry in page.entries:
                         self.hub.counters.repaired += 1
                         self.hub.emit(feed, entry)
                     if page.hole:
-                        self.hub.counters.resyncs += 1
-                        self._tell_all(feed, await go_on(self.broker, feed, follower))
+                        await self._go_on(feed)
                 except BrokerUnavailable:
                     await asyncio.sleep(RETRY_SECONDS)
                 self.flush()
         finally:
             self._repairing.discard(feed.channel.live)
-
-    def _tell_all(self, feed: Feed, resync: Resync) -> None:
-        frame = resync.frame()
-        for member in feed.live:
-            as_socket(member).send(frame)
-            self.hub.dirty[member] = None
 
     def refill(self, feed: Feed, run: bytes) -> None:
         """A delta was missed: read the kept text, once; what is heard meanwhile continues it."""
@@ -229,7 +244,8 @@ class Relay:
     async def _refill(self, feed: Feed, run: bytes) -> None:
         text = None
         try:
-            text = await self.broker.text(feed.channel, run.decode())
+            async with self._reads:
+                text = await self.broker.text(feed.channel, run.decode())
         finally:
             heard = feed.missed_texts.pop(run)
         if run not in feed.open_runs:
@@ -270,13 +286,10 @@ class Relay:
         except ValueError:
             log.exception("malformed_message", channel=channel.decode(errors="replace"))
 
-    def _on_restored(self, _channels: Collection[bytes]) -> None:
+    def _on_restored(self, channels: Collection[bytes]) -> None:
         """Subscribed again after a gap: what was published meanwhile is in the logs only."""
-        for feed in self.hub.feeds():
-            feed.follower.lose_touch()
-            self.repair(feed)
-            for run in list(feed.texts):
-                self.refill(feed, run)
+        self._interruptions += 1
+        self.log_check.add(self.hub.feeds_of(channels))
 
     def flush(self) -> None:
         """Write what this turn has put into outboxes: one write per socket."""

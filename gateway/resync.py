@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from broker.channels import Scope
 from broker.cursor import ZERO, Cursor
 from broker.redis.broker import Broker
-from broker.replay import Follower, Start, judge
+from broker.replay import Follower, Start, judge, judge_connected
 from gateway.frames import control
 from gateway.hub import Feed
 
@@ -55,15 +55,18 @@ async def begin(
     return start, _resync(feed, start.reason, start.position, glance.newest)
 
 
-async def go_on(broker: Broker, feed: Feed, follower: Follower) -> Resync:
-    """The log does not continue a position: find out why, and go on where that is possible."""
+async def go_on(broker: Broker, feed: Feed, follower: Follower) -> Resync | None:
+    """The log does not continue a position: find out why, and go on where that is possible.
+
+    None when nothing was missed.
+    """
     glance = await broker.glance(feed.channel, follower.position)
-    start = judge(follower.position, glance)
-    # A position that is there although what followed it is not: the log itself lost something,
-    # at its front or further on.
-    reason = start.reason or ("expired" if start.position == ZERO else "forked")
-    follower.restart(start.position, linked=start.reason is not None)
-    return _resync(feed, reason, start.position, glance.newest)
+    ttl_ms = broker.limits.history_ttl_seconds * 1000
+    start = judge_connected(follower.position, glance, ttl_ms=ttl_ms)
+    follower.restart(start.position, linked=not glance.found)
+    if start.reason is None:
+        return None
+    return _resync(feed, start.reason, start.position, glance.newest)
 
 
 def _resync(feed: Feed, reason: str, position: Cursor, newest: Cursor | None) -> Resync:

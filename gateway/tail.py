@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 OPEN_SECONDS: Final = 2.0
 IDLE_TICKS: Final = 22
-"""Every how many ticks all channels are compared: 44 seconds."""
+"""In how many ticks each of the other channels has had its turn: 44 seconds."""
 
 
 class TailCheck:
@@ -34,7 +34,11 @@ class TailCheck:
         while True:
             await asyncio.sleep(OPEN_SECONDS)
             tick = (tick + 1) % IDLE_TICKS
-            feeds = [feed for feed in self._relay.hub.feeds() if feed.open_runs or tick == 0]
+            feeds = [
+                feed
+                for feed in self._relay.hub.feeds()
+                if feed.open_runs or hash(feed.channel.live) % IDLE_TICKS == tick
+            ]
             try:
                 if feeds and self._relay.subscriber.hearing:
                     await self._relay.check_tails(feeds)

@@ -57,15 +57,22 @@ class Log(Store):
         below = (
             "0-0" if cursor == ZERO else f"({cursor}"
         )  # nothing lies below; Redis refuses "(0-0"
-        here, oldest, before, newest = await self.client.execute_many(
-            [
-                ("XRANGE", log, str(cursor), str(cursor)),
-                ("XRANGE", log, "-", "+", "COUNT", 1),
-                ("XREVRANGE", log, below, "-", "COUNT", 1),
-                ("XREVRANGE", log, "+", "-", "COUNT", 1),
-            ]
+        client = self.client
+        here, oldest, before, newest, (seconds, micros) = await asyncio.gather(
+            client.submit("XRANGE", log, str(cursor), str(cursor)),
+            client.submit("XRANGE", log, "-", "+", "COUNT", 1),
+            client.submit("XREVRANGE", log, below, "-", "COUNT", 1),
+            client.submit("XREVRANGE", log, "+", "-", "COUNT", 1),
+            client.submit_to(log, "TIME"),
         )
-        return Glance(bool(here), _first(oldest), _first(before), _first(newest))
+        return Glance(
+            found=bool(here),
+            oldest=_first(oldest),
+            before=_first(before),
+            newest=_first(newest),
+            whole=not oldest or oldest[0][1][1].startswith(b"0-0 "),
+            now_ms=int(seconds) * 1000 + int(micros) // 1000,
+        )
 
     async def newest(self, channels: Sequence[Channel]) -> list[Cursor]:
         """The last id of each log, ``0-0`` when empty; one pipeline."""

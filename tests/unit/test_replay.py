@@ -8,6 +8,7 @@ move that what was passed on is one chain of links.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 
 from broker.codec import Entry, from_log
 from broker.cursor import ZERO, Cursor
-from broker.replay import MAX_HEARD, Follower, Glance, Page, Start, judge
+from broker.replay import (
+    MAX_HEARD,
+    Follower,
+    Glance,
+    Page,
+    Start,
+    judge,
+    judge_connected,
+)
 
 pytestmark = pytest.mark.timeout(60)  # seconds; a busy machine takes its time over schedules
 
@@ -61,6 +70,59 @@ def test_a_log_trimmed_between_two_glances_replays_from_the_oldest() -> None:
     """The four looks are no transaction: the entry before may be gone when it is asked for."""
     torn = Glance(found=False, oldest=Cursor(3, 0), before=None, newest=Cursor(9, 0))
     assert judge(Cursor(5, 0), torn) == Start(ZERO, "forked")
+
+
+TTL = 100
+
+
+@pytest.mark.parametrize(
+    ("what", "position", "seen", "start"),
+    [
+        (
+            "trimmed past the position",
+            Cursor(5, 0),
+            {"oldest": Cursor(7, 0), "whole": False},
+            Start(ZERO, "overrun"),
+        ),
+        (
+            "trimmed before the first read",
+            ZERO,
+            {"oldest": Cursor(7, 0), "whole": False},
+            Start(ZERO, "overrun"),
+        ),
+        (
+            "begun anew too soon: somebody deleted it",
+            Cursor(5, 0),
+            {"oldest": Cursor(5 + TTL - 1, 0)},
+            Start(ZERO, "expired"),
+        ),
+        (
+            "begun anew after its time-to-live",
+            Cursor(5, 0),
+            {"oldest": Cursor(5 + TTL, 0)},
+            Start(ZERO, None),
+        ),
+        ("gone too soon", Cursor(5, 0), {"now_ms": 5 + TTL - 1}, Start(ZERO, "expired")),
+        ("gone after its time-to-live", Cursor(5, 0), {"now_ms": 5 + TTL}, Start(ZERO, None)),
+        (
+            "rewritten behind a shared entry",
+            Cursor(5, 0),
+            {"oldest": Cursor(1, 0), "before": Cursor(4, 0)},
+            Start(Cursor(4, 0), "forked"),
+        ),
+        (
+            "torn after the position",
+            Cursor(5, 0),
+            {"found": True, "oldest": Cursor(1, 0), "before": Cursor(4, 0)},
+            Start(Cursor(5, 0), "forked"),
+        ),
+    ],
+)
+def test_while_connected_the_reason_says_what_happened_to_the_log(
+    what: str, position: Cursor, seen: dict[str, Any], start: Start
+) -> None:
+    shown = Glance(**{"found": False, "oldest": None, "before": None, "newest": None, **seen})
+    assert judge_connected(position, shown, ttl_ms=TTL) == start, what
 
 
 def glance(log: list[Cursor], cursor: Cursor) -> Glance:

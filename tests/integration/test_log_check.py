@@ -1,0 +1,90 @@
+"""After an interruption every channel is proven by its log, in batches, watched channels first."""
+
+import asyncio
+
+import pytest
+
+from broker.channels import Channel, Owner, Scope
+from broker.redis import scripts
+from broker.redis.broker import Broker
+from gateway.app import Gateway
+from gateway.hub import Feed
+from tests.support.clients import eventually
+
+CHANNELS = 600
+
+
+async def opened(gateway: Gateway, count: int) -> list[Feed]:
+    keys = gateway.node.keys
+    channels = [keys.channel(Owner("", f"user-{at}"), Scope.USER) for at in range(count)]
+    relay = gateway.node.relay
+    return list(await asyncio.gather(*(relay.open(each, timeout_seconds=8) for each in channels)))
+
+
+async def append(broker: Broker, channel: Channel) -> None:
+    """One event in the log and on the live channel, as the scripts do it."""
+    source = scripts.ALL[0].source.partition(b"local run, message")[0]
+    header = f"{channel.owner.token} t r 1 agent_thinking"
+    await broker.client.execute(
+        "EVAL", source + b"return append(KEYS[1], KEYS[2], ARGV[1], '{}', 1000, 60)",
+        2, channel.log, channel.live, header,
+    )  # fmt: skip
+
+
+async def calls(broker: Broker, command: str) -> int:
+    """How often the server carried a command out so far."""
+    stats = (await broker.client.execute("INFO", "commandstats")).decode()
+    for line in stats.splitlines():
+        if line.startswith(f"cmdstat_{command}:calls="):
+            return int(line.partition("calls=")[2].partition(",")[0])
+    return 0
+
+
+@pytest.mark.timeout(30)  # seconds: hundreds of channels beside other tests
+async def test_only_logs_that_went_on_are_read_and_all_channels_are_level_again(
+    gateway: Gateway, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feeds = await opened(gateway, CHANNELS)
+    relay = gateway.node.relay
+    missed, watched = feeds[:40], feeds[-1]
+    watched.open_runs.add(b"r")
+    repaired: list[Feed] = []
+    repair = relay.repair
+
+    def noted(feed: Feed) -> None:
+        repaired.append(feed)
+        repair(feed)
+
+    monkeypatch.setattr(relay, "repair", noted)
+
+    # Between the loss and the return, for everybody: nobody is subscribed when these are published.
+    relay.subscriber._source.locate = hold = Held(relay.subscriber._source.locate)  # type: ignore[attr-defined]
+    relay.subscriber.reconnect(b"")
+    await eventually(lambda: not relay.subscriber.hearing)
+    await asyncio.gather(*(append(broker, feed.channel) for feed in [*missed, watched]))
+    reads = await calls(broker, "xrange")
+    hold.go()
+    await eventually(lambda: bool(repaired))
+    await eventually(lambda: all(feed.follower.level for feed in feeds))
+    await eventually(lambda: gateway.node.ready)
+
+    assert repaired[0] is watched, "somebody watches it"
+    assert {id(feed) for feed in repaired} == {id(feed) for feed in [*missed, watched]}
+    newest = await broker.newest([feed.channel for feed in feeds])
+    assert [feed.follower.position for feed in feeds] == newest
+    # One page for each log that went on, none for the others.
+    assert await calls(broker, "xrange") - reads <= len(missed) + 1
+
+
+class Held:
+    """A call that waits until it is let go."""
+
+    def __init__(self, call: object) -> None:
+        self._call, self._event = call, asyncio.Event()
+
+    def go(self) -> None:
+        self._event.set()
+
+    async def __call__(self) -> object:
+        await self._event.wait()
+        return await self._call()  # type: ignore[operator]
