@@ -16,6 +16,7 @@ One server; one server; the sentinels and the name of the master; some nodes of 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -48,6 +49,13 @@ _TOPOLOGIES: Final[Mapping[str, Topology]] = {
     "rediss+cluster": Topology.CLUSTER,
 }
 SCHEMES: Final = tuple(_TOPOLOGIES)
+_KEEPALIVE: Final = {
+    getattr(socket, option): value
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, option)
+}
+"""A peer that is gone without a word is noticed after 25 s, also on a connection that only listens;
+the kernel's own default is hours. What must be noticed sooner is probed."""
 _DEFAULT_PORT: Final = {Topology.SENTINEL: 26379, Topology.CLUSTER: 6379}
 _SENTINEL_OPTIONS: Final = ("username", "password")
 
@@ -77,6 +85,7 @@ class Endpoint:
         """
         options: dict[str, Any] = {
             "socket_keepalive": True,
+            "socket_keepalive_options": _KEEPALIVE,
             **dict(self.options),
             "protocol": 2,
             "client_name": encode_id(name),  # Redis takes no spaces here
@@ -86,7 +95,7 @@ class Endpoint:
             "decode_responses": False,
         }
         if issubclass(self.kind, redis_connection.UnixDomainSocketConnection):
-            del options["socket_keepalive"]
+            del options["socket_keepalive"], options["socket_keepalive_options"]
         return self.kind(**options)
 
 

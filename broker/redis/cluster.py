@@ -186,6 +186,7 @@ class ClusterClient(RedisClient):
                 load=scripts.SHARDED,
                 reply_seconds=self._reply_seconds,
                 on_lost=self._map.look_soon,
+                in_cluster=True,
             )
             client.begin()
         return client

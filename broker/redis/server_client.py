@@ -35,7 +35,8 @@ class ServerClient(RedisClient):
 
     ``load``: scripts that each new connection loads. ``reply_seconds``: a command without a reply
     for about this long means that the connection is dead, half-open ones included; it is dropped
-    and opened anew. ``on_lost()`` is called whenever it is gone.
+    and opened anew. ``on_lost()`` is called whenever it is gone. ``in_cluster``: it may
+    send callers on to another node.
     """
 
     sharded = False
@@ -48,9 +49,10 @@ class ServerClient(RedisClient):
         load: Sequence[Script] = (),
         reply_seconds: float = 5.0,
         on_lost: Callable[[], None] | None = None,
+        in_cluster: bool = False,
     ) -> None:
         self._source, self._name, self._load = source, name, load
-        self._tell_lost = on_lost
+        self._tell_lost, self._in_cluster = on_lost, in_cluster
         self._patience = max(1, round(reply_seconds / _CHECK_SECONDS))
         self._connection: RedisConnection | None = None
         self._waiting: deque[asyncio.Future[Any]] = deque()
@@ -132,9 +134,16 @@ class ServerClient(RedisClient):
             if str(reply).startswith("READONLY"):  # not the master any more
                 self.drop()
             if not future.done():
-                future.set_exception(meaning(reply))
+                future.set_exception(self._meaning(reply))
         elif not future.done():  # else: cancelled; the reply is taken off the wire all the same
             future.set_result(reply)
+
+    def _meaning(self, reply: ResponseError) -> Exception:
+        if not self._in_cluster and str(reply).startswith(("MOVED ", "ASK ")):
+            return BrokerUnavailable(
+                why="it is a node of a Cluster, so the URL is redis+cluster://…"
+            )
+        return meaning(reply)
 
     def _on_lost(self, why: str) -> None:
         self._disconnected(why)
