@@ -51,14 +51,22 @@ _NOWHERE = Cursor(0, 0)
 def from_live(message: bytes) -> Entry:
     """A live message. ``ValueError`` when it is not of the form above."""
     header, newline, body = message.partition(b"\n")
-    if not newline:
-        raise ValueError("a live message has a header line")
+    if not newline or not header.isascii():
+        raise ValueError("a live message has a header line, in ASCII")
     return Entry(header, body)
 
 
 def from_log(entry_id: bytes, value: bytes) -> Entry:
     """A log entry's id and its field ``e``."""
     return from_live(entry_id + b" " + value)
+
+
+def unreadable(entry_id: bytes, prev: bytes) -> Entry:
+    """Stands for a log entry that is not of the form above: its place in the log and no more.
+
+    It belongs to nobody, so nobody gets it; what follows it is linked to it.
+    """
+    return Entry(entry_id + b" " + prev + b" - - - 0 -", b"{}")
 
 
 def head(owner: Owner, thread_id: str, run_id: str) -> bytes:

@@ -45,6 +45,7 @@ def _reachable(value: object) -> object:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
+Durability = Literal["acknowledged", "replicated"]
 
 
 class Settings(BaseSettings):
@@ -142,6 +143,11 @@ class Settings(BaseSettings):
     )
     drain_seconds: int = Field(
         default=30, ge=0, description="0 or more: time to finish after SIGTERM"
+    )
+    durability: Durability = Field(
+        default="acknowledged",
+        description="acknowledged or replicated: a run or lifecycle event counts as written when "
+        "the master has it, or only when a replica has confirmed it as well",
     )
     default_agent: str | None = Field(
         default=None, description="the agent of messages that name none; absent: the only one"

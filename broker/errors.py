@@ -93,10 +93,19 @@ class RunClosed(Refused):
 
 
 class SequenceGap(Refused):
-    """``seq`` is more than one ahead of the log: an earlier event was not published."""
+    """``seq`` is more than one ahead of the log, or a delta's offset not where the text ends.
+
+    An earlier one was not published, or a failover has rolled Redis back behind it.
+    """
 
     code = "SEQ_GAP"
     advice = "Publish the events of a run in order and wait for each to be confirmed or sent again"
+
+    @property
+    def at(self) -> int | None:
+        """The last ``seq`` of the run that is there; of a delta, the text's length in bytes."""
+        word = self.detail.rpartition(" ")[2]
+        return int(word) if word.isdecimal() else None
 
 
 class CallNotOpen(Refused):

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Protocol
 
+from redis.exceptions import ResponseError
+
 from broker.channels import Keys, Mode, Owner
 from broker.config import Settings
 from broker.redis.client import RedisClient
@@ -88,13 +90,17 @@ class Admission:
             await self._client.execute("SET", key, _digest(opening), "EX", KEEP_SECONDS)
             return opening
         key = self._keys.connection(identity.owner, opening.connection)
-        known = await self._client.execute("GET", key)
-        if known is None or not hmac.compare_digest(known, _digest(opening)):
-            raise BadRequest("connection_unknown", "no such connection to take up", status=403)
-        turns = self._keys.turns(identity.owner, opening.connection)
-        turn, _ = await self._client.execute_many(
-            [("INCR", turns), ("EXPIRE", turns, KEEP_SECONDS)]
-        )
+        unknown = BadRequest("connection_unknown", "no such connection to take up", status=403)
+        try:
+            known = await self._client.execute("GET", key)
+            if known is None or not hmac.compare_digest(known, _digest(opening)):
+                raise unknown
+            turns = self._keys.turns(identity.owner, opening.connection)
+            turn, _ = await self._client.execute_many(
+                [("INCR", turns), ("EXPIRE", turns, KEEP_SECONDS)]
+            )
+        except ResponseError:  # not what a gateway has written there
+            raise unknown from None
         return replace(opening, turn=turn)
 
     async def announce(self, identity: Identity, opening: Opening, live: bytes) -> bool:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
-from urllib.parse import urlsplit
 
 import orjson
 import structlog
@@ -46,6 +45,7 @@ from gateway.websocket import WebSocket
 log = structlog.get_logger(__name__)
 
 WEB: Final = Path(__file__).parent / "web"
+FILES: Final = {path.name: path for path in WEB.iterdir()}
 BACKLOG: Final = 4096
 """Connections that the kernel keeps waiting: a whole gateway's clients may come at once."""
 
@@ -95,7 +95,7 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/", page)
-    app.router.add_static("/static/", WEB)
+    app.router.add_get("/static/{name}", static)
     app.on_response_prepare.append(_add_headers)
     if demo is not None:
         app[DEMO] = demo
@@ -110,7 +110,8 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     node = request.app[NODE]
     if not is_websocket(request):
         return problem(426, "upgrade_required", "This is a WebSocket endpoint (RFC 6455).")
-    if not _origin_allowed(request, node.settings):
+    origin = request.headers.get("Origin")
+    if not handshake.origin_allowed(origin, request.host, node.settings.allowed_origins):
         return problem(403, "origin_not_allowed", "This origin may not connect.")
     answer = subprotocol_answer(request.headers)
     try:
@@ -175,7 +176,7 @@ async def _strict_channel(node: Node, identity: Identity, run_id: str) -> Channe
     try:
         channel = await node.commands.channel(identity.owner, run_id)
     except FrameError as error:
-        status = 503 if error.retryable else 403
+        status = 503 if error.retryable or error.code == "internal" else 403
         raise BadRequest(error.code, error.message, status=status) from None
     if channel.scope is not Scope.RUN:
         raise BadRequest("run_not_found", f"no strict run of yours is {run_id}", status=403)
@@ -216,18 +217,18 @@ class _Refused(asyncio.Protocol):
         stream.close()
 
 
-def _origin_allowed(request: web.Request, settings: Settings) -> bool:
-    """Browsers send ``Origin``: the gateway's own, or one of the configured ones."""
-    origin = request.headers.get("Origin")
-    if origin is None or origin in settings.allowed_origins:
-        return True
-    return not settings.allowed_origins and urlsplit(origin).netloc == request.host
-
-
 async def page(request: web.Request) -> web.StreamResponse:
     """The chat page."""
     del request
     return web.FileResponse(WEB / "index.html")
+
+
+async def static(request: web.Request) -> web.StreamResponse:
+    """One of the page's files; of no other name is there anything."""
+    file = FILES.get(request.match_info["name"])
+    if file is None:
+        raise web.HTTPNotFound
+    return web.FileResponse(file)
 
 
 async def demo_session(request: web.Request) -> web.Response:

@@ -6,16 +6,22 @@ import asyncio
 import re
 import sys
 from dataclasses import asdict, dataclass
+from typing import Final
 
 import orjson
 from rich.console import Console
 from rich.text import Text
 
+from broker.channels import Keys
 from broker.config import Settings
 from broker.embedded import OLDEST_VERSION, find_server
-from broker.errors import ConfigurationError, RuncastError
-from broker.redis.topology import new_client
+from broker.errors import BrokerUnavailable, ConfigurationError, RuncastError
+from broker.redis.client import RedisClient
+from broker.redis.topology import new_client, new_subscriber
 from gateway.auth import Verifier
+
+KEEP_SECONDS: Final = 60
+"""The time to live that a report of the nodes has anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ async def findings(settings: Settings) -> list[Finding]:
             server = await asyncio.to_thread(find_server)
             found.append(Finding("redis", ok=True, detail=f"embedded: {server}"))
         else:
-            found += await _redis(settings.redis_url)
+            found += await _redis(settings.redis_url, Keys(settings.prefix, settings.partitions))
     except (RuncastError, ValueError) as error:
         found.append(
             Finding("redis", ok=False, detail=f"{str(error).rstrip('.')}. Check RUNCAST_REDIS_URL.")
@@ -63,12 +69,13 @@ def show(found: list[Finding], *, as_json: bool) -> None:
         console.print(line, soft_wrap=True)
 
 
-async def _redis(url: str) -> list[Finding]:
+async def _redis(url: str, keys: Keys) -> list[Finding]:
     client = new_client(url, name="check")
     await client.start(timeout_seconds=5.0)
     try:
         server = (await client.execute(b"INFO", b"server")).decode()
         memory = (await client.execute(b"INFO", b"memory")).decode()
+        await _use(client, url, keys)
     finally:
         await client.stop()
     version = _field(server, "redis_version")
@@ -81,6 +88,23 @@ async def _redis(url: str) -> list[Finding]:
         detail = f"maxmemory-policy is {policy}: events can vanish. Set it to noeviction."
         found.append(Finding("redis memory", ok=False, detail=detail))
     return found
+
+
+async def _use(client: RedisClient, url: str, keys: Keys) -> None:
+    """Read, write and subscribe as a gateway does; ``BrokerUnavailable`` when a right is missing."""
+    await client.execute("HGETALL", keys.nodes)
+    await client.execute("EXPIRE", keys.nodes, KEEP_SECONDS)
+    subscriber = new_subscriber(url, name="check", on_message=lambda *_: None)
+    try:
+        await subscriber.start(timeout_seconds=5.0)
+        async with asyncio.timeout(5.0):
+            await subscriber.subscribe(keys.control("check"))
+            await client.publish(keys.control("check"), b"check")
+    except TimeoutError:
+        why = subscriber.why or "subscribing is not acknowledged"
+        raise BrokerUnavailable(why=why) from None
+    finally:
+        await subscriber.stop()
 
 
 def _field(info: str, name: str) -> str:

@@ -44,3 +44,19 @@ CLOSE_CODES: Final[Mapping[int, CloseCode]] = {
         TOO_MANY, UNAVAILABLE,
     )
 }  # fmt: skip
+
+NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})
+LARGEST: Final = 4999
+"""RFC 6455 section 7.4: what nobody may put into a close frame, and what lies above everything that
+has a meaning."""
+
+PROTOCOL_ERROR: Final = 1002
+
+
+def answer_to(code: int, reason: str) -> CloseCode:
+    """The answer to a peer's close frame: its own code, if that may be sent; 0 = it had none."""
+    if not code:
+        return NORMAL
+    if code in NEVER_SENT or code > LARGEST:
+        return CloseCode(PROTOCOL_ERROR, "illegal close code", Reconnect.NO)
+    return CloseCode(code, reason, Reconnect.NO)

@@ -10,9 +10,14 @@ import asyncio
 import os
 import random
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import structlog
+from redis.exceptions import ResponseError
 
 from broker.backoff import full_jitter
 from broker.channels import Channel, Owner
@@ -31,6 +36,8 @@ from broker.redis.records import AgentSpec, Registered, RunRequest
 from gateway.closing import closing
 from gateway.session import FrameError
 
+log = structlog.get_logger(__name__)
+
 DEADLINE_SECONDS: Final = 3.0
 """How long a client's request waits for Redis before ``broker_unavailable``."""
 
@@ -41,6 +48,9 @@ _CODES: Final[dict[type[Refused], tuple[str, bool]]] = {
     RunNotFound: ("run_not_found", False),
 }
 """Refusal → error code, and whether the same request may succeed later."""
+
+UNREADABLE: Final = (ResponseError, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a key raises that is of another type, or that somebody else than Runcast wrote."""
 
 T = TypeVar("T")
 
@@ -89,14 +99,15 @@ class Commands:
         )
 
     async def enqueue(self, registered: Registered, spec: AgentSpec, owner: Owner) -> None:
-        """Give the run to its agent's workers. When Redis is lost just now, the sweeper does it."""
+        """Give the run to its agent's workers. When Redis stays away, the sweeper does it."""
         try:
             if spec.on_busy == "interrupt" and not registered.duplicate:
                 for run_id in registered.busy:
                     await self.stop(owner, run_id)
             if registered.enqueue:
-                await self._broker.enqueue(registered)
-        except (BrokerUnavailable, FrameError):
+                # Tried again: a second entry in the queue is harmless, a lost one costs seconds.
+                await self._tried(lambda: self._broker.enqueue(registered))
+        except FrameError:
             return
 
     async def stop(self, owner: Owner, run_id: str) -> State:
@@ -129,8 +140,12 @@ class Commands:
         return await self._broker.agent(next(iter(known)))
 
     async def _end_unclaimed(self, owner: Owner, run_id: str) -> None:
-        partition = self._broker.keys.partition(owner)
-        await end_run(self._broker, partition, run_id, node_id=self._node_id, unclaimed_only=True)
+        partition, node_id = self._broker.keys.partition(owner), self._node_id
+        try:
+            await end_run(self._broker, partition, run_id, node_id=node_id, unclaimed_only=True)
+        except Refused as refused:
+            # A worker or the sweeper was faster; the stop is recorded and they know of it.
+            log.info("end_of_run_refused", run=run_id, why=str(refused))
 
     async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's result, tried again while Redis is away, for no longer than the deadline."""
@@ -147,6 +162,9 @@ class Commands:
             raise FrameError(
                 "broker_unavailable", "try again in a moment", retryable=True, bad=False
             ) from None
+        except UNREADABLE as error:
+            log.error("unreadable_in_redis", why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
+            raise FrameError("internal", "it was logged", bad=False) from None
         except Refused as refused:
             code, retryable = _CODES[type(refused)]
             raise FrameError(code, str(refused), retryable=retryable, bad=False) from None
@@ -167,6 +185,12 @@ async def end_run(
     ):
         await broker.publish(claim, publication)
     return status
+
+
+def place(error: BaseException) -> str:
+    """Where it was raised, for a log line in place of a traceback."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
 
 
 def new_id() -> str:

@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import orjson
+import structlog
 from aiohttp import web
+from redis.exceptions import ResponseError
 
 from broker.channels import Level, Mode
 from broker.errors import BrokerUnavailable
@@ -17,6 +19,8 @@ from broker.events import timestamp
 from gateway.node import Node
 from gateway.stats import Latency, runs_view, summed
 from gateway.websocket import PROTOCOL
+
+log = structlog.get_logger(__name__)
 
 PING_SECONDS: Final = 1.0
 
@@ -144,6 +148,9 @@ async def stats(request: web.Request) -> web.Response:
         )
     except BrokerUnavailable:
         return problem(503, "broker_unavailable", "Redis cannot be reached; try again.")
+    except ResponseError as error:
+        log.warning("figures_unreadable", why=str(error))
+        return problem(503, "broker_unavailable", "Redis refused to tell; see the gateway's log.")
     runs = runs_view(ended, states)
     fleet = _figures(reports, runs)
     fleet["events"]["published"] = published + sum(
@@ -182,7 +189,7 @@ async def _checks(node: Node) -> dict[str, dict[str, Any]]:
     try:
         async with asyncio.timeout(PING_SECONDS):
             sweeper = await node.client.execute("GET", node.keys.sweeper)
-    except (BrokerUnavailable, TimeoutError) as error:
+    except (BrokerUnavailable, ResponseError, TimeoutError) as error:
         redis = {"ok": False, "detail": str(error) or "no answer within a second"}
     else:
         round_trip = round((time.monotonic() - begun) * 1000, 3)

@@ -46,14 +46,16 @@ class Member(Protocol):
 class Joining:
     """A socket that is being fed from the log until it is level with the channel.
 
-    ``deltas``: those heard while the kept texts are fetched. ``starved``: it did not get all of the
-    text, so it has to be fed again. ``waits``: it has all, and the feed is not as far yet.
+    ``deltas``: those heard while the kept texts are fetched; ``ended``: the runs that ended then.
+    ``starved``: it did not get all of the text, so it has to be fed again. ``waits``: it has all,
+    and the feed is not as far yet.
     """
 
     follower: Follower
     deltas: list[Entry] | None = None
     starved: bool = False
     waits: bool = False
+    ended: set[bytes] = field(default_factory=set)
 
 
 @dataclass(slots=True, eq=False)
@@ -214,11 +216,8 @@ class Hub:
         # A delta that continues nothing this socket has is of a run that ended before its text was
         # read: the terminal event has the response.
         begun = {each.run for each in deltas if each.seq == b"0"} | member.floors.keys()
-        given = (
-            self._write_delta(feed, member, each, ws_text(each.body))
-            for each in deltas
-            if each.run in begun
-        )
+        mine = [each for each in deltas if each.run in begun and each.run not in joining.ended]
+        given = (self._write_delta(feed, member, each, ws_text(each.body)) for each in mine)
         if joining.starved or not all(given):
             self._feed_again(feed, member, joining)
         elif joining.follower.position == feed.follower.position:
@@ -246,6 +245,8 @@ class Hub:
 
     def snapshot(self, feed: Feed, member: Member, delta: Entry) -> None:
         """Give a joining socket a run's whole text so far; older deltas under way are skipped."""
+        if member in feed.joining and delta.run in feed.joining[member].ended:
+            return
         member.floors.pop(delta.run, None)
         if not self._write_delta(feed, member, delta, ws_text(delta.body)):
             feed.joining[member].starved = True
@@ -276,6 +277,8 @@ class Hub:
     def _emit_joining(self, feed: Feed, entry: Entry, frames: Frames) -> None:
         for member, joining in list(feed.joining.items()):
             follower = joining.follower
+            if joining.deltas is not None and entry.type == _COMPLETED:
+                joining.ended.add(entry.run)
             if follower.hear(entry) and not self._passed(feed, member, entry, frames):
                 follower.give_back(entry)
             if not joining.waits:

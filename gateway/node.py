@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 import structlog
+from redis.exceptions import ResponseError
 
 from broker.channels import Channel, Keys, Mode, Scope
 from broker.config import Settings
@@ -32,7 +33,7 @@ from gateway.frames import control
 from gateway.handshake import Opening
 from gateway.probe import Probe
 from gateway.relay import Relay
-from gateway.stats import Latency
+from gateway.stats import Latency, report_of
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
 from gateway.websocket import WebSocket
@@ -95,7 +96,8 @@ class Node:
         except (BrokerUnavailable, TimeoutError) as error:
             await self.client.stop()
             await self.relay.stop()
-            why = error.why if isinstance(error, BrokerUnavailable) else "no answer in time"
+            told = error.why if isinstance(error, BrokerUnavailable) else ""
+            why = told or self.relay.subscriber.why or "no answer in time"
             raise BrokerUnavailable(why=why) from error
         work = (
             self.sweeper.run,
@@ -192,12 +194,12 @@ class Node:
         stored = await self.client.execute("HGETALL", self.keys.nodes)
         mine = self.node_id.encode()
         others = [
-            orjson.loads(report)
+            report_of(report)
             for name, report in zip(stored[::2], stored[1::2], strict=True)
             if name != mine
         ]
         fresh = time.time() - STALE_SECONDS
-        return [self.report(), *(each for each in others if each["at"] > fresh)]
+        return [self.report(), *(each for each in others if each and each["at"] > fresh)]
 
     # --- by the clock
 
@@ -231,8 +233,12 @@ class Node:
 
     async def _report_for_ever(self) -> None:
         while True:
-            with suppress(BrokerUnavailable):
+            try:
                 await self._report()
+            except BrokerUnavailable:
+                pass  # readiness tells, and so does the connection's log
+            except ResponseError as error:
+                log.warning("report_refused", why=str(error))
             await asyncio.sleep(REPORT_SECONDS)
 
     async def _report(self) -> None:
@@ -258,6 +264,7 @@ def limits(settings: Settings) -> Limits:
         lease_seconds=settings.lease_seconds,
         queue_timeout_seconds=settings.queue_timeout_seconds,
         stop_deadline_seconds=settings.stop_deadline_seconds,
+        durability=settings.durability,
     )
 
 

@@ -131,7 +131,8 @@ class Relay:
     def release(self, feed: Feed) -> None:
         """Unsubscribe after a while if nobody reads the channel."""
         live = feed.channel.live
-        if feed.idle and live not in self._lingering:
+        is_open = self.hub.feed(feed.channel) is feed
+        if is_open and feed.idle and live not in self._lingering:
             loop = asyncio.get_running_loop()
             self._lingering[live] = loop.call_later(LINGER_SECONDS, self._close, feed)
 
@@ -163,6 +164,9 @@ class Relay:
         then: Callable[[Cursor], None] | None = None,
     ) -> None:
         """Feed the socket from ``start`` on until it is level; ``then`` runs at that moment."""
+        if self.hub.feed(feed.channel) is not feed:
+            socket.unavailable()  # it took longer than the linger time: nothing is heard here
+            return
         self._keep(feed.channel)
         self.feeder.join(feed, socket, start, then=then)
 
@@ -283,8 +287,9 @@ class Relay:
             return
         try:
             self.hub.on_message(channel, message)
-        except ValueError:
-            log.exception("malformed_message", channel=channel.decode(errors="replace"))
+        except ValueError as error:  # its text may repeat what was published
+            why = type(error).__name__
+            log.warning("malformed_message", channel=channel.decode(errors="replace"), why=why)
 
     def _on_restored(self, channels: Collection[bytes]) -> None:
         """Subscribed again after a gap: what was published meanwhile is in the logs only."""

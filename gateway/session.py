@@ -21,6 +21,10 @@ MAX_BAD_FRAMES: Final = 20
 
 MISUSE_SECONDS: Final = 60.0
 
+MAX_NESTING: Final = 128
+"""Levels of what a client sends to an agent: it is written again inside an event, and not every
+JSON library reads and writes more than some hundred."""
+
 LEGACY_TEXT_FIELDS: Final = {
     "user_message": ("content", "text", "message"),
     "chat": ("content", "text", "message"),
@@ -205,11 +209,27 @@ def _message(ref: str | None, payload: dict[str, Any]) -> SendMessage:
         metadata = {}
     if not isinstance(metadata, dict):
         raise FrameError("bad_frame", "metadata must be an object", ref=ref)
+    if _too_deep(content) or _too_deep(metadata):
+        raise FrameError("bad_frame", f"nested deeper than {MAX_NESTING} levels", ref=ref)
     optional = {
         name: _checked(payload, name, ref=ref) if payload.get(name) is not None else None
         for name in ("thread_id", "agent")
     }
     return SendMessage(ref, content, optional["thread_id"], optional["agent"], metadata)
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_NESTING):
+        if not level:
+            return False
+        level = [
+            part
+            for each in level
+            for part in (each.values() if isinstance(each, dict) else each)
+            if isinstance(part, dict | list)
+        ]
+    return bool(level)
 
 
 def _checked(fields: dict[str, Any], name: str, *, ref: str | None) -> str:

@@ -6,8 +6,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import orjson
+
 BUCKETS_PER_DOUBLING: Final = 8
 """Each bucket is 9 % wider than the one before: percentiles are right to that."""
+
+MOST_BUCKETS: Final = 800
+"""Far more than a latency of centuries takes; a larger number in a report is no bucket."""
 
 _FIRST_MS: Final = 0.25
 
@@ -50,6 +55,29 @@ class Latency:
     def percentiles(self) -> dict[str, float | None]:
         """As ``/ws/stats`` shows them."""
         return {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
+
+
+def report_of(stored: bytes) -> dict[str, Any] | None:
+    """A gateway's report as it wrote it; None for what is none."""
+    try:
+        report = orjson.loads(stored)
+        latency = {int(at): _count(count) for at, count in report["latency"].items()}
+        read = {
+            "at": float(report["at"]),
+            "uptime_seconds": float(report["uptime_seconds"]),
+            "by_mode": {name: _count(count) for name, count in report["by_mode"].items()},
+            "events": {name: _count(count) for name, count in report["events"].items()},
+            "latency": latency,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return read if all(abs(at) <= MOST_BUCKETS for at in latency) else None
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError("a counter is a whole number")
+    return value
 
 
 def summed(reports: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from broker.errors import BrokerUnavailable, Refused
 from broker.redis.broker import Broker
-from gateway.commands import end_run
+from gateway.commands import UNREADABLE, end_run, place
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +23,9 @@ TICK_SECONDS: Final = 1.0
 LOCK_MS: Final = 2500
 MOST_PER_PARTITION: Final = 100
 """Runs looked at per partition and tick; more are left to the next tick."""
+
+POSTPONE_MS: Final = 60_000
+"""A run that cannot be read is looked at again after this."""
 
 
 class Sweeper:
@@ -47,19 +50,39 @@ class Sweeper:
         seconds, micros = await self._broker.client.execute("TIME")
         epoch_ms = int(seconds) * 1000 + int(micros) // 1000
         partitions = range(self._broker.keys.partitions)
-        due = await self._broker.due(partitions, epoch_ms=epoch_ms, most=MOST_PER_PARTITION)
         ended = 0
-        for partition, runs in zip(partitions, due, strict=True):
-            for run_id in runs:
-                ended += await self._look_at(partition, run_id.decode())
+        for partition, runs in await self._due(partitions, epoch_ms):
+            for raw in runs:
+                run_id = raw.decode(errors="replace")
+                try:
+                    ended += await self._look_at(partition, run_id)
+                except UNREADABLE as error:
+                    # Nobody can end what cannot be read; it must not keep others from their end.
+                    log.error("run_unreadable", run=run_id, why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
+                    leases = self._broker.keys.leases(partition)
+                    later = epoch_ms + POSTPONE_MS
+                    await self._broker.client.execute("ZADD", leases, "XX", later, raw)
         return ended
+
+    async def _due(self, partitions: range, epoch_ms: int) -> list[tuple[int, list[bytes]]]:
+        """(partition, due runs); a partition that cannot be read is left out, and told."""
+        broker, most = self._broker, MOST_PER_PARTITION
+        try:
+            due = await broker.due(partitions, epoch_ms=epoch_ms, most=most)
+            return list(zip(partitions, due, strict=True))
+        except ResponseError:
+            found = []
+            for each in partitions:
+                try:
+                    runs = (await broker.due([each], epoch_ms=epoch_ms, most=most))[0]
+                    found.append((each, runs))
+                except ResponseError as error:
+                    log.error("partition_unreadable", partition=each, why=str(error))  # noqa: TRY400 - as above
+            return found
 
     async def _look_at(self, partition: int, run_id: str) -> bool:
         try:
             status = await end_run(self._broker, partition, run_id, node_id=self._node_id)
-        except ResponseError as error:
-            log.error("sweep_of_run_failed", run=run_id, why=str(error))  # noqa: TRY400 - the text says it
-            return False
         except Refused as refused:
             # Its worker or another sweeper was faster; the next tick sees what is left to do.
             log.info("sweep_refused", run=run_id, why=str(refused))

@@ -252,8 +252,7 @@ class WebSocket(asyncio.Protocol):
             self.outbox.put(ws_pong(bytes(data)))
             self.flush()
         elif kind is WSMsgType.CLOSE:
-            code = data or close_codes.NORMAL.code
-            self.close(CloseCode(code, str(extra or ""), Reconnect.NO))
+            self.close(close_codes.answer_to(data, str(extra or "")))
             self._transport.close()
         elif kind is WSMsgType.BINARY:
             self.refuse(FrameError("bad_frame", "frames are JSON text, not binary"))

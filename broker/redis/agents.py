@@ -8,13 +8,14 @@ from dataclasses import asdict
 import orjson
 
 from broker.errors import QueueFull, UnknownAgent
-from broker.redis.records import AgentSpec, pairs
-from broker.redis.store import Store
+from broker.redis.records import AgentSpec, pairs, spec_of
+from broker.redis.store import Store, unavailable_if_refused
 
 
 class Agents(Store):
     """The registry of agents."""
 
+    @unavailable_if_refused
     async def announce(self, specs: Sequence[AgentSpec]) -> None:
         """Make agents known for the retention time; workers repeat it while they live."""
         fields: list[bytes | str] = []
@@ -29,16 +30,18 @@ class Agents(Store):
 
     async def agent(self, name: str) -> AgentSpec:
         """The agent's declaration. UnknownAgent; QueueFull when its queue is at the limit."""
-        spec, waiting = await self.client.execute_many(
+        stored, waiting = await self.client.execute_many(
             [("HGET", self.keys.agents, name), ("XLEN", self.keys.requests(name))]
         )
+        spec = None if stored is None else spec_of(stored)
         if spec is None:
             raise UnknownAgent(subject=name)
         if waiting >= self.limits.max_queued_requests:
             raise QueueFull(subject=name, detail=f"{waiting} requests wait")
-        return AgentSpec(**orjson.loads(spec))
+        return spec
 
     async def agents(self) -> dict[str, AgentSpec]:
         """Every agent that is known."""
         stored = pairs(await self.client.execute("HGETALL", self.keys.agents))
-        return {name.decode(): AgentSpec(**orjson.loads(spec)) for name, spec in stored.items()}
+        specs = map(spec_of, stored.values())
+        return {spec.name: spec for spec in specs if spec is not None}

@@ -9,6 +9,7 @@ loop leave in one write.
 from __future__ import annotations
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
@@ -30,9 +31,13 @@ UNAVAILABLE: Final = frozenset(
         "OOM",
         "MISCONF",
         "NOREPLICAS",
+        "NOPERM",
     }
 )
-"""Error words that say: not now, or not here. READONLY means: not the master any more."""
+"""Error words that say: not now, or not here. READONLY means: not the master any more; NOPERM: a
+right is missing, and all that needs it waits until it is granted."""
+
+_WITHIN_SCRIPT: Final = re.compile(r"ERR Error running script .*?: -([A-Z]+ .*)", re.DOTALL)
 
 
 class RedisClient(ABC):
@@ -69,6 +74,13 @@ class RedisClient(ABC):
     def submit_to(self, key: bytes, *command: Argument) -> asyncio.Future[Any]:
         """The same for a command without a key of its own, on the connection that ``key`` has."""
 
+    @abstractmethod
+    def connection_to(self, key: bytes) -> object:
+        """What commands of ``key`` go over now; None when there is none.
+
+        Equal later: it is the same connection still, and no command was sent elsewhere meanwhile.
+        """
+
     async def execute(self, *command: Argument) -> Any:
         """One command's reply.
 
@@ -100,9 +112,16 @@ class RedisClient(ABC):
         return await self.submit("EVAL", script.source, len(keys), *keys, *args)
 
 
+def said(error: ResponseError) -> str:
+    """A server's own words. Redis before 7 wraps what a command within a script was answered."""
+    text = str(error)
+    wrapped = _WITHIN_SCRIPT.match(text)
+    return wrapped[1] if wrapped else text
+
+
 def meaning(error: ResponseError) -> Exception:
     """A server's error reply → what it means to the caller."""
-    word, _, detail = str(error).partition(" ")
+    word, _, detail = said(error).partition(" ")
     refusal = REFUSALS.get(word)
     if refusal is not None:
         subject, _, more = detail.partition(" ")

@@ -43,6 +43,7 @@ class ClusterClient(RedisClient):
             address, name=name, on_look=self._adopt, settled=lambda: self.connected
         )
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._asked = 0
 
     @property
     def connected(self) -> bool:
@@ -91,6 +92,11 @@ class ClusterClient(RedisClient):
     def submit_to(self, key: bytes, *command: Argument) -> asyncio.Future[Any]:
         """Queue a command without a key of its own at the master of ``key``."""
         return self._begin(self._map.slots.server(slot_of(key)), command)
+
+    def connection_to(self, key: bytes) -> object:
+        """The connection to the master of ``key``, and how often a command was asked elsewhere."""
+        server = self._map.slots.server(slot_of(key))
+        return server and (self._client(server).connection_to(key), self._asked)
 
     def _begin(self, server: Server | None, command: tuple[Argument, ...]) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -152,6 +158,7 @@ class ClusterClient(RedisClient):
         hops: int,
     ) -> None:
         if where.once:
+            self._asked += 1
             asked = self._client(where.server).submit("ASKING")
             asked.add_done_callback(lambda done: done.exception())
         self._send(answer, command, where.server, hops)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Hashable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -22,6 +22,8 @@ from broker.redis.source import Fixed
 from broker.redis.subscriber import SHARDED, Acknowledged, Subscriber
 
 log = structlog.get_logger(__name__)
+
+NOT_SHARDED: Final = "it has no sharded pub/sub; a Cluster needs Redis 7.0 or newer, or Valkey"
 
 
 class ClusterSubscriber:
@@ -49,6 +51,7 @@ class ClusterSubscriber:
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._gone_reconnects = 0
+        self._refusal = ""
 
     @property
     def hearing(self) -> bool:
@@ -63,6 +66,16 @@ class ClusterSubscriber:
     def reconnects(self) -> int:
         """How often a connection was lost and opened again."""
         return self._gone_reconnects + sum(max(0, ear.reconnects) for ear in self._ears.values())
+
+    @property
+    def why(self) -> str:
+        """Why it does not hear: what a node has refused last, else why none tells the slots."""
+        return self._refusal or self._map.why
+
+    @property
+    def channels(self) -> Collection[bytes]:
+        """What is wanted."""
+        return self._at.keys()
 
     def server_of(self, channel: bytes) -> Hashable:
         """Which of the servers ``channel`` is heard from."""
@@ -79,7 +92,7 @@ class ClusterSubscriber:
                     await asyncio.gather(*(ear.wait_hearing() for ear in self._ears.values()))
         except TimeoutError:
             await self.stop()
-            why = self._map.why or f"not connected to every node within {timeout_seconds:g} s"
+            why = self.why or f"not connected to every node within {timeout_seconds:g} s"
             raise BrokerUnavailable(why=why) from None
 
     async def stop(self) -> None:
@@ -143,6 +156,7 @@ class ClusterSubscriber:
 
     def _refused(self, server: Server, channels: Collection[bytes], why: str) -> None:
         """A node does not have these channels, or not any more."""
+        self._refusal = NOT_SHARDED if "unknown command" in why else why
         where = redirect(why, server)
         if where is not None and not where.once:
             self._map.moved(where.slot, where.server)  # moves all that is not at its place

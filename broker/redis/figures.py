@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from broker.lifecycle import State
 from broker.redis.records import pairs
-from broker.redis.store import Store
+from broker.redis.store import Store, unavailable_if_refused
 
 
 class Figures(Store):
     """What ``/ws/stats`` says about runs."""
 
+    @unavailable_if_refused
     async def open_by_state(self, *, most: int = 10_000) -> tuple[dict[str, int], int]:
         """How many open runs there are by state, and how many events they published so far.
 
@@ -23,23 +24,31 @@ class Figures(Store):
         )
         stored = await self.client.execute_many(
             [
-                ("HMGET", self.keys.run(partition, run_id.decode()), "state", "seq")
+                ("HMGET", self.keys.run(partition, run_id.decode(errors="replace")), "state", "seq")
                 for partition, runs in enumerate(members)
                 for run_id in runs
             ]
         )
         counts = {state.value: 0 for state in State if state is not State.COMPLETED}
         published = 0
-        for state, seq in stored:
-            if state is not None and state.decode() in counts:
-                counts[state.decode()] += 1
-                published += int(seq)
+        for word, seq in stored:
+            state, number = (word or b"").decode(errors="replace"), _number(seq)
+            if state in counts and number is not None:
+                counts[state] += 1
+                published += number
         return counts, published
 
+    @unavailable_if_refused
     async def ended_by_agent(self) -> dict[str, int]:
         """The fleet's counters of ended runs: agent, newline, word → count.
 
         Words are the statuses, ``total``, ``incomplete`` and ``published`` (events).
         """
         stored = pairs(await self.client.execute("HGETALL", self.keys.run_counts))
-        return {name.decode(): int(count) for name, count in stored.items()}
+        numbers = {name.decode(errors="replace"): _number(each) for name, each in stored.items()}
+        return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _number(stored: bytes | None) -> int | None:
+    """A counter of Redis; None for what is none."""
+    return int(stored) if stored is not None and stored.isdigit() and len(stored) < 20 else None  # noqa: PLR2004 - 64 bits

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.channels import Channel
-from broker.codec import Entry, from_log
+from broker.codec import Entry, from_log, unreadable
 from broker.cursor import ZERO, Cursor, from_redis
 from broker.events import encode_delta
-from broker.redis.store import Store
+from broker.redis.store import Store, unavailable_if_refused
 from broker.replay import Glance
 
 PAGE: Final = 128
@@ -44,13 +44,18 @@ class Text:
 class Log(Store):
     """The truth, read."""
 
+    @unavailable_if_refused
     async def read(
         self, channel: Channel, after: Cursor, *, most: int = PAGE
     ) -> tuple[list[Entry], bool]:
         """Entries after ``after``, oldest first, and whether the log ended there."""
         reply = await self.client.execute("XRANGE", channel.log, f"({after}", "+", "COUNT", most)
-        return [_entry(each) for each in reply], len(reply) < most
+        entries: list[Entry] = []
+        for each in reply:
+            entries.append(_entry(each, entries[-1].id if entries else after.raw))
+        return entries, len(reply) < most
 
+    @unavailable_if_refused
     async def glance(self, channel: Channel, cursor: Cursor) -> Glance:
         """What :func:`~broker.replay.judge` needs to know about a ``cursor``."""
         log = channel.log
@@ -74,6 +79,7 @@ class Log(Store):
             now_ms=int(seconds) * 1000 + int(micros) // 1000,
         )
 
+    @unavailable_if_refused
     async def newest(self, channels: Sequence[Channel]) -> list[Cursor]:
         """The last id of each log, ``0-0`` when empty; one pipeline."""
         replies = await self.client.execute_many(
@@ -81,9 +87,13 @@ class Log(Store):
         )
         return [_first(reply) or ZERO for reply in replies]
 
+    @unavailable_if_refused
     async def open_runs(self, channel: Channel) -> list[str]:
         """The channel's runs that have not ended."""
-        return [run.decode() for run in await self.client.execute("SMEMBERS", channel.open)]
+        return [
+            run.decode(errors="replace")
+            for run in await self.client.execute("SMEMBERS", channel.open)
+        ]
 
     async def open_texts(self, channel: Channel) -> list[Text]:
         """The streamed text so far of every open run of the channel that has any."""
@@ -91,6 +101,7 @@ class Log(Store):
         texts = await asyncio.gather(*[self.text(channel, run) for run in runs])
         return [text for text in texts if text is not None]
 
+    @unavailable_if_refused
     async def text(self, channel: Channel, run_id: str) -> Text | None:
         """A run's streamed text; None when there is none (any more)."""
         partition = channel.partition
@@ -101,13 +112,22 @@ class Log(Store):
             ]
         )
         head, agent, thread = words
-        if head is None or not text:
+        if head is None or agent is None or thread is None or not text:
             return None
-        return Text(run_id, thread.decode(), agent.decode(), head, text)
+        try:
+            found = Text(run_id, thread.decode(), agent.decode(), head, text)
+            found.delta(0)
+        except ValueError:  # not what a worker wrote; the terminal event has the response
+            return None
+        return found
 
 
-def _entry(raw: Any) -> Entry:
-    return from_log(raw[0], raw[1][1])
+def _entry(raw: Any, prev: bytes) -> Entry:
+    """``prev``: the entry before it as read, for one that does not say so itself."""
+    try:
+        return from_log(raw[0], raw[1][1])
+    except ValueError:
+        return unreadable(raw[0], prev)
 
 
 def _first(reply: Sequence[Any]) -> Cursor | None:

@@ -34,16 +34,21 @@ class EventPublisher(Runs):
         For a ``seq`` that is in the log already it is the id that it has there (empty when that
         entry was trimmed): sending the same again is always safe.
 
-        Raises a :class:`~broker.errors.Refused` or :class:`~broker.errors.BrokerUnavailable`. After
+        Raises a :class:`~broker.errors.Refused` or :class:`~broker.errors.BrokerUnavailable`; with
+        ``durability="replicated"`` also the latter when no replica has confirmed it in time. After
         a terminal event the run that waits next on the thread is released.
         """
+        key = self.keys.run(claim.partition, claim.run_id)
+        return await self._durably(key, lambda: self._publish(key, claim, publication))
+
+    async def _publish(self, key: bytes, claim: Claim, publication: Publication) -> str:
         keys, limits = self.keys, self.limits
         channel = claim.channel
         call_id, tool = publication.call_opened or ("", "")
         reply = await self._run_script(
             scripts.PUBLISH,
             [
-                keys.run(claim.partition, claim.run_id),
+                key,
                 channel.log,
                 channel.live,
                 channel.open,

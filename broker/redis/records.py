@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -99,6 +100,30 @@ class Renewal:
 
     held: bool
     stop: bool
+
+
+_SPEC_TYPES: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "retries": (int,),
+    "require_all_events": (bool,),
+    "on_busy": (str,),
+    "timeout_seconds": (int, float, NoneType),
+}
+
+
+def spec_of(stored: bytes) -> AgentSpec | None:
+    """An agent as its worker announced it; None for what is no announcement."""
+    try:
+        fields = orjson.loads(stored)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(fields, dict) or "name" not in fields:
+        return None
+    if not all(isinstance(value, _SPEC_TYPES.get(name, ())) for name, value in fields.items()):
+        return None
+    if fields.get("on_busy", "queue") not in get_args(OnBusy):
+        return None
+    return AgentSpec(**fields)
 
 
 def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

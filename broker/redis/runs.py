@@ -75,7 +75,11 @@ class Runs(Store):
         )
 
     async def open_run(self, request: RunRequest, spec: AgentSpec, *, worker_id: str) -> Claim:
-        """Register a run that no client began, claimed by the caller from the start."""
+        """Register a run that no client began, claimed by the caller from the start.
+
+        The same again, after a lost reply, gives the same claim. Raises RunExists when the run is
+        not, or no longer, the caller's.
+        """
         lease_ms = milliseconds(self.limits.lease_seconds)
         await self._register(request, spec, timeout_ms=lease_ms, echo=b"", worker=worker_id)
         stored = await self.client.execute("HGETALL", self._run_key(request))
@@ -272,7 +276,7 @@ class Runs(Store):
                 }
             ),
         }
-        reply: list[bytes] = await self._run_script(
+        reply: list[bytes] = await self._run_durably(
             scripts.REGISTER,
             [
                 run_key,

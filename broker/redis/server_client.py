@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from broker.backoff import full_jitter
 from broker.errors import BrokerUnavailable
-from broker.redis.client import RedisClient, meaning
+from broker.redis.client import RedisClient, meaning, said
 from broker.redis.connection import Argument, RedisConnection, pack
 from broker.redis.scripts import Script
 from broker.redis.source import Source
@@ -121,6 +121,11 @@ class ServerClient(RedisClient):
         del key
         return self.submit(*command)
 
+    def connection_to(self, key: bytes) -> object:
+        """The one connection."""
+        del key
+        return self._connection
+
     def _flush(self) -> None:
         data, self._unsent = b"".join(self._unsent), []
         if data and self._connection is not None:
@@ -131,7 +136,7 @@ class ServerClient(RedisClient):
     def _on_reply(self, reply: Any) -> None:
         future = self._waiting.popleft()
         if isinstance(reply, ResponseError):
-            if str(reply).startswith("READONLY"):  # not the master any more
+            if said(reply).startswith("READONLY"):  # not the master any more
                 self.drop()
             if not future.done():
                 future.set_exception(self._meaning(reply))

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from redis.exceptions import ResponseError
 
 from broker.channels import Keys
+from broker.config import Durability
+from broker.errors import BrokerUnavailable
 from broker.redis.client import RedisClient
 from broker.redis.connection import Argument
+from broker.redis.replicas import Replicas
 from broker.redis.scripts import Script
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much and how long. The same on every process of an installation."""
+    """How much and how long: the same on every process of an installation. And how safely.
+
+    ``durability``: what an event or a registration needs to count as done: the master's reply
+    (``acknowledged``), or that of a replica as well (``replicated``).
+    """
 
     history_events: int = 1000
     history_ttl_seconds: int = 86_400
@@ -23,6 +37,7 @@ class Limits:
     lease_seconds: float = 15.0
     queue_timeout_seconds: float = 60.0
     stop_deadline_seconds: float = 10.0
+    durability: Durability = "acknowledged"
 
 
 class Store:
@@ -32,9 +47,47 @@ class Store:
         self.client = client
         self.keys = keys
         self.limits = limits or Limits()
+        self._replicas = Replicas(client)
 
     async def _run_script(self, script: Script, keys: list[Argument], args: list[Argument]) -> Any:
         return await self.client.run_script(script, keys, args)
+
+    async def _run_durably(
+        self, script: Script, keys: list[bytes], args: list[Argument]
+    ) -> Any:
+        """The script's reply, once what it wrote is as durable as the limits ask for.
+
+        ``BrokerUnavailable`` when no replica confirms it in time: the outcome is unknown. The same
+        again is confirmed only if the script writes then, too.
+        """
+        return await self._durably(keys[0], lambda: self._run_script(script, [*keys], args))
+
+    async def _durably(self, key: bytes, write: Callable[[], Awaitable[T]]) -> T:
+        """The same for several steps on the server of ``key``."""
+        if self.limits.durability == "acknowledged":
+            return await write()
+        connection = self.client.connection_to(key)
+        reply = await write()
+        await self._replicas.confirm(key, connection)
+        return reply
+
+
+def unavailable_if_refused(
+    verb: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """For a verb that an error reply tells to come later: ``BrokerUnavailable``.
+
+    A key of another type above all: what cannot be read now may be readable when it is gone.
+    """
+
+    @wraps(verb)
+    async def tried(*args: P.args, **named: P.kwargs) -> T:
+        try:
+            return await verb(*args, **named)
+        except ResponseError as error:
+            raise BrokerUnavailable(why=str(error)) from error
+
+    return tried
 
 
 def milliseconds(seconds: float) -> int:

@@ -85,13 +85,18 @@ class Subscriber:
         self._is_hearing = asyncio.Event()
         self._lost = asyncio.Event()
         self._all_acknowledged = asyncio.Event()
-        self._why = ""
+        self._why = self._refusal = ""
         self.reconnects = -1
 
     @property
     def hearing(self) -> bool:
         """Connected, with every wanted channel acknowledged."""
         return self._is_hearing.is_set()
+
+    @property
+    def why(self) -> str:
+        """Why it does not hear: what a server has refused, else how the connection was lost."""
+        return self._refusal or self._why
 
     @property
     def channels(self) -> Collection[bytes]:
@@ -115,7 +120,7 @@ class Subscriber:
                 await self.wait_hearing()
         except TimeoutError:
             await self.stop()
-            why = self._why or f"no connection within {timeout_seconds:g} s"
+            why = self.why or f"no connection within {timeout_seconds:g} s"
             raise BrokerUnavailable(why=why) from None
 
     async def stop(self) -> None:
@@ -222,7 +227,7 @@ class Subscriber:
             self._on_refused([channel], "")
 
     def _refused(self, why: str) -> None:
-        self._why = why
+        self._refusal = why
         if self._on_refused is None or not self._batches:
             log.error("subscriber_refused", why=why)
             self.reconnect()
@@ -268,6 +273,7 @@ class Subscriber:
                         delays = _new_delays()
                         self.reconnects += 1
                         self._is_hearing.set()
+                        self._refusal = ""
                         if self._on_restored is not None and self.reconnects > 0:
                             self._on_restored(restored)
                         await self._lost.wait()

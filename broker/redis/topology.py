@@ -28,6 +28,10 @@ class Listener(Protocol):
         """Connected, with every wanted channel acknowledged."""
 
     @property
+    def why(self) -> str:
+        """Why it does not hear; empty while nothing has gone wrong."""
+
+    @property
     def reconnects(self) -> int:
         """How often a connection was lost and opened again."""
 
@@ -45,6 +49,10 @@ class Listener(Protocol):
 
     def reconnect(self, channel: bytes) -> None:
         """Drop the connection that ``channel`` is heard on: it was found deaf."""
+
+    @property
+    def channels(self) -> Collection[bytes]:
+        """What is wanted."""
 
     def server_of(self, channel: bytes) -> Hashable:
         """Which of the servers ``channel`` is heard from."""

@@ -128,7 +128,7 @@ async def test_nothing_is_left_of_closed_connections(
         server = gateway._runner.server
         assert server is not None
         assert server.connections == []
-        subscribed = gateway.node.relay.subscriber._wanted
+        subscribed = gateway.node.relay.subscriber.channels
         assert list(subscribed) == gateway.node.probe.channels
         assert gateway.node.relay._tasks == set()
         gc.collect()

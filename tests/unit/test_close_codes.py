@@ -43,3 +43,13 @@ def test_every_code_may_be_sent(row: CloseCode) -> None:
 def test_every_reaction_is_used() -> None:
     """A reaction that no code asks for would be a row that is missing."""
     assert {row.reconnect for row in CLOSE_CODES.values()} == set(Reconnect)
+
+
+@pytest.mark.parametrize(
+    ("code", "answered"),
+    [(0, 1000), (1000, 1000), (1001, 1001), (3000, 3000), (4999, 4999),
+     (1004, 1002), (1005, 1002), (1006, 1002), (1015, 1002), (5000, 1002), (65535, 1002)],
+)  # fmt: skip
+def test_a_peers_code_is_echoed_only_when_it_may_be_sent(code: int, answered: int) -> None:
+    """Bug: 1006, and whatever lies above 4999, went back as it came."""
+    assert close_codes.answer_to(code, "why").code == answered

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.channels import Owner, decode_id, encode_id
-from broker.codec import NO_ID, from_live, from_log, head
+from broker.codec import NO_ID, from_live, from_log, head, unreadable
 from broker.cursor import ZERO, Cursor
 from broker.events import LIFECYCLE, encode, encode_delta
 
@@ -80,9 +80,17 @@ def test_the_head_is_three_words_whatever_the_ids(tenant: str, thread: str, run:
 @pytest.mark.parametrize(
     "message",
     [b"", b"\n", b"no newline", b"1-0 0-0 :u t r 1\n{}", b"1-0 0-0 :u t r 1 x y\n{}",
-     b"x-0 0-0 :u t r 1 kind\n{}", b"1 0-0 :u t r 1 kind\n{}"],
+     b"1-0 0-0 :u t \xff 1 kind\n{}", b"x-0 0-0 :u t r 1 kind\n{}", b"1 0-0 :u t r 1 kind\n{}"],
 )  # fmt: skip
 def test_a_malformed_message_is_a_value_error(message: bytes) -> None:
     """The hot path has one exception to catch."""
     with pytest.raises(ValueError):  # noqa: PT011 - which words it has does not matter here
         from_live(message)
+
+
+def test_an_unreadable_entry_keeps_its_place_and_belongs_to_nobody() -> None:
+    """What follows it is linked to it; no owner's word can be its own."""
+    entry = unreadable(b"5-0", b"4-0")
+    assert (entry.cursor, entry.prev) == (Cursor(5, 0), b"4-0")
+    assert b":" not in entry.owner
+    assert b":" in Owner("", "x").token.encode()

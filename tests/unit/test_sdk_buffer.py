@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import structlog
 
 from agents_sdk.buffer import Buffer, Event, Item, Text
-from agents_sdk.pending import Pending
+from agents_sdk.deltas import MAX_PIECE_CHARACTERS
+from agents_sdk.pending import KEPT_ITEMS, Pending
 from broker.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -23,9 +25,16 @@ from broker.lifecycle import State
 from broker.redis.publisher import Publication
 
 
-def event(seq: int, body: bytes = b"{}") -> Event:
+def event(seq: int, *, status: str | None = None) -> Event:
     return Event(
-        Publication(seq=seq, event_type="agent_thinking", body=body, state=State.RUNNING, sent="st")
+        Publication(
+            seq=seq,
+            event_type="agent_completed" if status else "agent_thinking",
+            body=b"{}",
+            state=State.COMPLETED if status else State.RUNNING,
+            sent="st",
+            status=status,
+        )
     )
 
 
@@ -38,6 +47,7 @@ class Log:
         self.attempts: list[Item] = []
         self.fail: Callable[[Item], Awaitable[None]] | None = None
         self.lose_replies = 0
+        self.closed = False
         self.reachable = asyncio.Event()
         self.reachable.set()
 
@@ -48,24 +58,31 @@ class Log:
         if not self.reachable.is_set():
             raise BrokerUnavailable(why="down")
         if isinstance(item, Text):
+            if self.closed:
+                raise RunClosed(subject="r")
             self._append(item)
+            self._lose_reply()
             return ""
         seq = item.publication.seq
         if seq > len(self.arrived) + 1:
-            raise SequenceGap(subject="r")
+            raise SequenceGap(subject="r", detail=f"at {len(self.arrived)}")
         if seq == len(self.arrived) + 1:
             self.arrived.append(seq)
+            self.closed = item.final
+        self._lose_reply()
+        return f"{seq}-0"
+
+    def _lose_reply(self) -> None:
         if self.lose_replies:
             self.lose_replies -= 1
             raise BrokerUnavailable(why="lost", outcome_unknown=True)
-        return f"{seq}-0"
 
     def _append(self, item: Text) -> None:
         length = len(self.text.encode())
         if length >= item.offset + item.size:
             return
         if length != item.offset:
-            raise SequenceGap(subject="r")
+            raise SequenceGap(subject="r", detail=f"text at {length}")
         self.text += item.text
 
 
@@ -81,7 +98,14 @@ def lost() -> list[RuncastError]:
 
 @pytest.fixture
 def buffer(log: Log, lost: list[RuncastError]) -> Buffer:
-    return Buffer(log.send, run_id="r", on_lost=lost.append)
+    return Buffer(log.send, run_id="r", on_lost=lost.append, written=written)
+
+
+TEXT = "Grüße aus Zürich, "
+
+
+def written(start: int, end: int) -> str:
+    return (TEXT * 2000).encode()[start:end].decode()
 
 
 async def test_events_are_confirmed_with_their_ids(buffer: Buffer) -> None:
@@ -150,7 +174,7 @@ async def test_text_not_sent_yet_is_merged_and_text_sent_is_not(buffer: Buffer, 
 
 async def test_a_full_buffer_says_so_and_has_room_again(log: Log) -> None:
     pending: Pending[Item] = Pending(max_items=1)
-    buffer = Buffer(log.send, run_id="r", on_lost=lambda _: None, pending=pending)
+    buffer = Buffer(log.send, run_id="r", on_lost=lambda _: None, written=written, pending=pending)
     log.reachable.clear()
     buffer.put(event(1))
     assert buffer.full
@@ -182,14 +206,146 @@ async def test_an_event_refused_for_good_loses_the_run(
     await buffer.flushed(timeout_seconds=0)
 
 
-async def test_text_that_no_longer_fits_what_is_kept_does_not_lose_the_run(
+async def test_what_a_failover_took_back_is_published_again_before_the_next(
     buffer: Buffer, log: Log, lost: list[RuncastError]
 ) -> None:
-    buffer.put(Text(7, "after a gap", 11))
+    for seq in range(1, 6):
+        buffer.put(event(seq))
+    await buffer.flushed(timeout_seconds=5)
+    del log.arrived[2:]
+    said = event(6)
+    buffer.put(said)
+    assert await buffer.confirmed(said, timeout_seconds=5) == "6-0"
+    assert log.arrived == [1, 2, 3, 4, 5, 6]
+    assert not lost
+
+
+async def test_a_failover_in_mid_window_is_made_up_for(
+    buffer: Buffer, log: Log, lost: list[RuncastError]
+) -> None:
+    """The log goes back while the window is on its way, and the replies of half of it are lost."""
+
+    async def fail(item: Item) -> None:
+        if isinstance(item, Event) and item.seq == 5:
+            log.fail = None
+            del log.arrived[1:]
+            raise BrokerUnavailable(why="lost", outcome_unknown=True)
+
+    log.fail = fail
+    events = [event(seq) for seq in range(1, 9)]
+    for each in events:
+        buffer.put(each)
+    await buffer.flushed(timeout_seconds=5)
+    assert log.arrived == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [each.done.result() for each in events] == [f"{seq}-0" for seq in range(1, 9)]
+    assert not lost
+
+
+async def test_a_log_that_lost_more_than_is_kept_loses_the_run(
+    buffer: Buffer, log: Log, lost: list[RuncastError]
+) -> None:
+    many = KEPT_ITEMS + 5
+    for seq in range(1, many + 1):
+        buffer.put(event(seq))
+    await buffer.flushed(timeout_seconds=5)
+    del log.arrived[4:]
+    said = event(many + 1)
+    buffer.put(said)
+    with pytest.raises(SequenceGap):
+        await buffer.confirmed(said, timeout_seconds=5)
+    assert log.arrived == [1, 2, 3, 4], "nothing is skipped, not even then"
+    assert len(lost) == 1
+
+
+async def test_text_that_a_failover_took_back_is_sent_from_where_it_ends(
+    buffer: Buffer, log: Log, lost: list[RuncastError]
+) -> None:
+    size = len(TEXT.encode())
+    buffer.put(Text(0, TEXT, size))
+    await buffer.flushed(timeout_seconds=5)
+    log.text = TEXT[:3]
+    log.attempts.clear()
+    buffer.put(Text(size, TEXT, size))
+    await buffer.flushed(timeout_seconds=5)
+    assert log.text == TEXT * 2
+    sent = [item.text for item in log.attempts if isinstance(item, Text)]
+    assert sent == [TEXT, TEXT[3:] + TEXT], "the gap is seen, and one delta closes it"
+    assert not lost
+
+
+async def test_text_is_not_too_late_when_the_run_ends_right_behind_it(
+    log: Log, lost: list[RuncastError]
+) -> None:
+    """Taken back by a failover, or its reply lost: the end was accepted before it, and it was
+    refused then, and the run thought lost."""
+    size = len(TEXT.encode())
+    buffer = Buffer(log.send, run_id="r", on_lost=lost.append, written=written)
+    buffer.put(Text(0, TEXT, size))
+    await buffer.flushed(timeout_seconds=5)
+    log.text = ""
+    log.lose_replies = 1
+    buffer.put(Text(size, TEXT, size))
+    buffer.put(event(1, status="succeeded"))
+    await buffer.flushed(timeout_seconds=5)
+    assert (log.text, log.arrived, lost) == (TEXT * 2, [1], [])
+
+
+async def test_all_of_a_long_text_is_sent_again_in_bounded_deltas(buffer: Buffer, log: Log) -> None:
+    size = len(TEXT.encode())
+    for number in range(1999):
+        buffer.put(Text(number * size, TEXT, size))
+    await buffer.flushed(timeout_seconds=5)
+    assert log.text == TEXT * 1999
+    log.text = ""
+    log.attempts.clear()
+    buffer.put(Text(1999 * size, TEXT, size))
+    await buffer.flushed(timeout_seconds=5)
+    assert log.text == TEXT * 2000
+    longest = max(len(item.text) for item in log.attempts if isinstance(item, Text))
+    assert longest <= MAX_PIECE_CHARACTERS
+
+
+async def test_text_over_the_limit_fails_once_and_does_not_lose_the_run(
+    buffer: Buffer, log: Log, lost: list[RuncastError]
+) -> None:
+    async def refuse(item: Item) -> None:
+        if isinstance(item, Text):
+            raise EventTooLarge(subject="r", detail="text over 10 bytes")
+
+    log.fail = refuse
+    with structlog.testing.capture_logs() as entries:
+        for seq in range(1, 6):
+            buffer.put(Text(seq * 7, "1234567", 7))
+            buffer.put(event(seq))
+        await buffer.flushed(timeout_seconds=5)
+        attempts = len(log.attempts)
+        buffer.put(Text(70, "more", 4))
+        last = event(6)
+        buffer.put(last)
+        await buffer.confirmed(last, timeout_seconds=5)
+    assert [entry["event"] for entry in entries] == ["text_refused"]
+    assert len(log.attempts) == attempts + 1, "text is not tried any more"
+    assert log.arrived == [1, 2, 3, 4, 5, 6]
+    assert not lost
+
+
+async def test_a_gap_that_cannot_be_is_not_tried_for_ever(log: Log) -> None:
+    """A server that contradicts itself: it wants what it is given, and refuses it as too early."""
+    lost: list[RuncastError] = []
+
+    async def refuse(item: Item) -> None:
+        at = "text at 0" if isinstance(item, Text) else "at 0"
+        raise SequenceGap(subject="r", detail=at)
+
+    log.fail = refuse
+    buffer = Buffer(log.send, run_id="r", on_lost=lost.append, written=written)
+    buffer.put(Text(0, "text", 4))
     said = event(1)
     buffer.put(said)
-    assert await buffer.confirmed(said, timeout_seconds=5) == "1-0"
-    assert not lost
+    with pytest.raises(SequenceGap):
+        await buffer.confirmed(said, timeout_seconds=5)
+    assert len(log.attempts) < 5
+    assert len(lost) == 1
 
 
 async def test_closing_gives_up_and_says_so(buffer: Buffer, log: Log) -> None:
@@ -209,7 +365,7 @@ async def test_a_defect_in_sending_is_not_retried_for_ever(log: Log) -> None:
         raise TypeError("a defect")
 
     log.fail = broken
-    buffer = Buffer(log.send, run_id="r", on_lost=lost.append)
+    buffer = Buffer(log.send, run_id="r", on_lost=lost.append, written=written)
     said = event(1)
     buffer.put(said)
     with pytest.raises(RuncastError, match="a defect"):

@@ -168,6 +168,17 @@ async def test_a_result_that_cannot_be_sent_is_a_failure_of_the_tool(result: obj
     expect(host.events).started().tool("t", success=False).completed().nothing_else()
 
 
+async def test_a_lease_that_ends_with_a_run_ended_by_hand_is_no_loss() -> None:
+    """A renewal between the end, said by hand, and leaving the run finds it gone: its own end."""
+    host = RecordingHost()
+    async with Scope(host, request()) as run:
+        await run.emit_event("agent_completed", {"response": "by hand", "complete": True})
+        host.held[run.id](Reason.LOST)
+        await asyncio.sleep(0)
+    assert not run.stop_requested
+    expect(host.events).started().completed(response="by hand").nothing_else()
+
+
 async def test_a_tool_completed_by_hand_is_not_completed_again() -> None:
     async def agent(run: Run) -> None:
         async with run.tool("t"):

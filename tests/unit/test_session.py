@@ -14,6 +14,7 @@ from broker.cursor import Cursor
 from gateway.session import (
     LEGACY_TEXT_FIELDS,
     MAX_BAD_FRAMES,
+    MAX_NESTING,
     MISUSE_SECONDS,
     Attach,
     AuthRefresh,
@@ -152,6 +153,24 @@ def test_metadata_that_is_no_object_is_refused_also_when_it_is_empty(metadata: o
     """Bug: what counts as false in Python was taken for absent."""
     error = refused(framed("user_message", content="hi", metadata=metadata))
     assert "metadata" in error.message
+
+
+@pytest.mark.parametrize("name", ["content", "metadata"])
+def test_what_could_not_be_written_again_inside_an_event_is_refused(name: str) -> None:
+    """Bug: deep content was read, could not be written, and was answered with ``internal``."""
+    fields: dict[str, Any] = {"content": "hi", name: nested(MAX_NESTING + 1)}
+    assert "nested" in refused(framed("user_message", **fields)).message
+    fields[name] = nested(MAX_NESTING)
+    assert isinstance(receive(framed("user_message", **fields)), SendMessage)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """That many objects and lists, one in the other, the outermost an object."""
+    value: Any = "x"
+    for number in range(levels):
+        value = {"x": value} if (levels - number) % 2 else [value]
+    found: dict[str, Any] = value
+    return found
 
 
 def test_a_frame_may_have_as_many_bytes_as_said_and_not_one_more() -> None:

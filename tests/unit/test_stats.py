@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.stats import BUCKETS_PER_DOUBLING, Latency, runs_view, summed
+from gateway.stats import BUCKETS_PER_DOUBLING, Latency, report_of, runs_view, summed
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -103,3 +104,42 @@ def test_the_runs_are_shown_by_state_status_and_agent() -> None:
 def test_no_runs_no_rows() -> None:
     """An idle fleet shows empty tables."""
     assert runs_view({}, {}) == {"by_state": {"completed": 0}, "by_status": {}, "by_agent": {}}
+
+
+REPORT = {
+    "at": 1.5,
+    "uptime_seconds": 2,
+    "by_mode": {"main": 1},
+    "events": {"published": 3},
+    "latency": {"7": 2},
+}
+
+
+def test_a_report_is_read_as_it_was_written() -> None:
+    assert report_of(orjson.dumps(REPORT)) == {**REPORT, "latency": {7: 2}}
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"1",
+        b"{}",
+        b"\xff",
+        *(
+            orjson.dumps({name: value for name, value in REPORT.items() if name != gone})
+            for gone in REPORT
+        ),
+        *(orjson.dumps({**REPORT, name: "x"}) for name in REPORT),
+        orjson.dumps({**REPORT, "by_mode": {"main": "1"}}),
+        orjson.dumps({**REPORT, "events": []}),
+        orjson.dumps({**REPORT, "latency": {"x": 1}}),
+        orjson.dumps({**REPORT, "latency": {"9999": 1}}),
+    ],
+)
+def test_what_is_no_report_is_left_out(stored: bytes) -> None:
+    """Bug: one odd report in Redis took ``/ws/stats`` from every gateway."""
+    assert report_of(stored) is None

@@ -61,7 +61,7 @@ if held then
   redis.call('EXPIRE', KEYS[3], ARGV[6])
   redis.call('EXPIRE', KEYS[4], ARGV[6])
   redis.call('ZADD', KEYS[2], at + ARGV[4] / 10, id)
-  if redis.call('LINDEX', KEYS[4], 0) ~= id then
+  if oldest(KEYS[4], run, id) ~= id then
     return {'NOTHING'}
   end
   redis.call('HDEL', run, 'held')

@@ -26,7 +26,9 @@ if stored[2] ~= ARGV[3] then
 end
 local last = tonumber(stored[3])
 if seq <= last then
-  -- A retry whose first reply was lost. Its entry is looked up by run and seq, newest first.
+  -- A retry whose first reply was lost, or that no replica confirmed. It writes, so that a WAIT behind
+  -- it, on whatever connection, covers the event too. Its entry is looked up by run and seq, newest first.
+  redis.call('EXPIRE', run, ttl)
   local mark, top = head .. ' ' .. seq .. ' ', '+'
   repeat
     local page = redis.call('XREVRANGE', log, top, '-', 'COUNT', 64)
@@ -73,5 +75,4 @@ redis.call('SREM', KEYS[4], id)
 redis.call('ZREM', KEYS[5], id)
 redis.call('LREM', KEYS[6], 0, id)
 redis.call('EXPIRE', KEYS[7], ttl)
-local following = redis.call('LINDEX', KEYS[6], 0)
-return {event, following or ''}
+return {event, oldest(KEYS[6], run, id) or ''}

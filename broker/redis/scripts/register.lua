@@ -12,6 +12,8 @@
 -- Reply {"NEW", "1" to enqueue | "0" held behind the thread's open run, open run ids…}
 --       {"DUPLICATE", run id that the message began}
 -- Error THREAD_BUSY  RUN_EXISTS
+-- The same again, of a message or of the worker that has it, registers nothing, but it writes: so that a
+-- WAIT behind it, on whatever connection, covers the registration too.
 
 local run, message, thread = KEYS[1], KEYS[2], KEYS[7]
 local id, on_busy, ttl, worker = ARGV[1], ARGV[3], ARGV[5], ARGV[9]
@@ -19,16 +21,27 @@ local id, on_busy, ttl, worker = ARGV[1], ARGV[3], ARGV[5], ARGV[9]
 if ARGV[2] == '1' then
   local begun = redis.call('GET', message)
   if begun then
+    redis.call('EXPIRE', message, ttl)
     return {'DUPLICATE', begun}
   end
 end
 if redis.call('EXISTS', run) == 1 then
-  return redis.error_reply('RUN_EXISTS ' .. id)
+  if worker == '' or redis.call('HGET', run, 'worker') ~= worker then
+    return redis.error_reply('RUN_EXISTS ' .. id)
+  end
+  redis.call('EXPIRE', run, ttl)
+  return {'NEW', '1'}
 end
 
 local busy = {}
 if on_busy ~= 'parallel' then
-  busy = redis.call('LRANGE', thread, 0, -1)
+  for _, other in ipairs(redis.call('LRANGE', thread, 0, -1)) do
+    if is_there(run, id, other) then
+      busy[#busy + 1] = other
+    else
+      redis.call('LREM', thread, 0, other)
+    end
+  end
   if #busy > 0 and on_busy == 'reject' then
     return redis.error_reply('THREAD_BUSY ' .. busy[1])
   end
@@ -60,4 +73,8 @@ end
 if ARGV[8] ~= '' then
   append(KEYS[3], KEYS[4], ARGV[7] .. ' 0 user_message', ARGV[8], ARGV[6], ttl)
 end
-return {'NEW', held and '0' or '1', unpack(busy)}
+local reply = {'NEW', held and '0' or '1'}
+for _, other in ipairs(busy) do
+  reply[#reply + 1] = other
+end
+return reply

@@ -6,7 +6,7 @@
 -- Reply its agent, to enqueue it; nil when it is not held, or not the oldest of its thread
 
 local stored = redis.call('HMGET', KEYS[1], 'held', 'agent')
-if not stored[1] or redis.call('LINDEX', KEYS[3], 0) ~= ARGV[1] then
+if not stored[1] or oldest(KEYS[3], KEYS[1], ARGV[1]) ~= ARGV[1] then
   return false
 end
 redis.call('HDEL', KEYS[1], 'held')
