@@ -53,7 +53,7 @@ def judge(cursor: Cursor, glance: Glance) -> Start:
 
 
 def judge_connected(position: Cursor, glance: Glance, *, ttl_ms: int) -> Start:
-    """The same for a reader that has everything up to ``position``, which the log does not continue.
+    """The same for a reader that has all up to ``position``, which the log does not continue.
 
     ``overrun``: what came next was trimmed before it could be read. No reason at all when the log
     has ended by its time-to-live of ``ttl_ms``: a log that nothing was added to for so long held

@@ -165,13 +165,17 @@ class ClusterSubscriber:
             if self._at.get(channel) != server:
                 continue
             if why:  # not now: with the next look
-                self._homeless[channel] = (
-                    self._ears[server].forget(channel) or asyncio.get_running_loop().create_future()
-                )
-                self._at[channel] = None
+                self._evict([channel], server)
             else:
                 self._move(channel)  # here again: the node then tells where its slot has gone
         self._map.look_soon()
+
+    def _evict(self, channels: Collection[bytes], server: Server) -> None:
+        """These are heard from nowhere, until a look shows who serves their slots."""
+        for channel in channels:
+            waiting = self._ears[server].forget(channel) if server in self._ears else None
+            self._homeless[channel] = waiting or asyncio.get_running_loop().create_future()
+            self._at[channel] = None
 
     def _adopt(self, slots: SlotMap) -> None:
         for server in slots.servers:
@@ -181,6 +185,7 @@ class ClusterSubscriber:
             if right != where and right is not None:
                 self._move(channel)
         for server in self._ears.keys() - slots.servers:
+            self._evict([each for each, where in self._at.items() if where == server], server)
             ear = self._ears.pop(server)
             self._gone_reconnects += max(0, ear.reconnects)
             self._spawn(ear.stop())
