@@ -1,22 +1,21 @@
 """One run's buffer: what was said leaves in order, once, however Redis behaves (promise G1).
 
 Everything waiting goes out in one pipelined batch; what comes back unconfirmed is sent again, the
-same, after a back-off, for as long as the buffer is open. Nobody who talks waits for that longer
-than he asked to.
+same, after a back-off, for as long as the buffer is open. So is what was confirmed, when a failover
+has taken it back. Nobody who talks waits for that longer than he asked to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
 
-from agents_sdk.deltas import MAX_PIECE_CHARACTERS
+from agents_sdk.deltas import MAX_PIECE_CHARACTERS, cut
+from agents_sdk.outages import delays
 from agents_sdk.pending import Pending, Reply
-from broker.backoff import full_jitter
 from broker.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -43,6 +42,8 @@ class Text:
     offset: int
     text: str
     size: int
+    seq: None = None
+    final: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -57,17 +58,39 @@ class Event:
         """Bytes of the encoded event."""
         return len(self.publication.body)
 
+    @property
+    def seq(self) -> int:
+        """The event's number in its run."""
+        return self.publication.seq
+
+    @property
+    def final(self) -> bool:
+        """Whether it ends the run."""
+        return self.publication.status is not None
+
 
 Item = Text | Event
 Send = Callable[[Item], Awaitable[str]]
 """One attempt; returns the id (empty for text), or raises what the broker raises."""
+Written = Callable[[int, int], str]
+"""The run's streamed text between two positions, in UTF-8 bytes, both between characters."""
+
+
+def texts(offset: int, text: str) -> list[Text]:
+    """``text`` that begins at ``offset``, as deltas of at most the longest length."""
+    found = []
+    for piece in cut(text):
+        found.append(Text(offset, piece, len(piece.encode())))
+        offset += found[-1].size
+    return found
 
 
 class Buffer:
     """Ordered, bounded, at least once towards the script, which makes it once.
 
     ``on_lost(error)`` is called when Redis refused an event for good: the run belongs to somebody
-    else or has ended. The buffer is then empty and takes nothing more.
+    else or has ended. The buffer is then empty and takes nothing more. ``written`` knows all of the
+    text that was put here.
     """
 
     def __init__(
@@ -76,9 +99,12 @@ class Buffer:
         *,
         run_id: str,
         on_lost: Callable[[RuncastError], None],
+        written: Written,
         pending: Pending[Item] | None = None,
     ) -> None:
         self._send, self._run_id, self._on_lost = send, run_id, on_lost
+        self._written = written
+        self._text_failed = False
         self._pending = pending if pending is not None else Pending[Item]()
         self._pump: asyncio.Task[None] | None = None
         self._moved = asyncio.Condition()
@@ -98,6 +124,8 @@ class Buffer:
         if self.lost is not None:
             if isinstance(item, Event) and not item.done.done():
                 item.done.set_exception(self.lost)
+            return
+        if isinstance(item, Text) and self._text_failed:
             return
         last = self._pending.last_unsent()
         if (
@@ -154,41 +182,67 @@ class Buffer:
             raise self.unconfirmed() from None
 
     async def _work(self) -> None:
-        delays = None
+        waits = None
         while self._pending:
             window = self._pending.window()
             results = await asyncio.gather(*map(self._send, window), return_exceptions=True)
-            replies = [self._judge(result, first=at == 0) for at, result in enumerate(results)]
-            verdict = self._pending.settle(replies)
+            verdict = self._pending.settle([self._judge(result) for result in results])
             for item, result in zip(verdict.confirmed, results, strict=False):
                 if isinstance(item, Event) and not item.done.done():
                     item.done.set_result(str(result))
+            at = len(verdict.confirmed)
+            moved = verdict.progress or verdict.refused is not None
             if verdict.refused is not None:
-                self._refuse(verdict.refused, results[len(verdict.confirmed)])
+                self._refuse(verdict.refused, results[at])
+            elif at < len(results) and isinstance(gap := results[at], SequenceGap):
+                # Of an item behind a failed one it says nothing; of the first one it does.
+                moved = True
+                if not self._rewind(window[at], gap):
+                    self._refuse(self._pending.leave(), gap)
             await self._notify()
-            if verdict.progress or verdict.refused is not None:
-                delays = None
+            if moved:
+                waits = None
             else:
-                delays = delays or full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
-                await asyncio.sleep(next(delays))
+                waits = waits or delays()
+                await asyncio.sleep(next(waits))
         self._pump = None
 
-    def _judge(self, result: str | BaseException, *, first: bool) -> Reply:
+    def _judge(self, result: str | BaseException) -> Reply:
         """Anything unforeseen is refused: repeating it for ever would keep a run open for ever."""
         if not isinstance(result, BaseException):
             return Reply.CONFIRMED
         self._why = str(result)
-        if isinstance(result, BrokerUnavailable):
-            return Reply.RETRY
-        if isinstance(result, SequenceGap) and not first:
+        if isinstance(result, (BrokerUnavailable, SequenceGap)):
             return Reply.RETRY
         return Reply.REFUSED
 
+    def _rewind(self, item: Item, gap: SequenceGap) -> bool:
+        """Redis was rolled back, by a failover: go on from what it has. False: impossible."""
+        if gap.at is None:
+            return False
+        if isinstance(item, Event):
+            again = self._pending.rewind(gap.at)
+        else:
+            again = self._rewind_text(item, gap.at)
+        if again:
+            log.warning("log_rolled_back", run_id=self._run_id, to=str(gap), sent_again=again)
+        return again > 0
+
+    def _rewind_text(self, item: Text, at: int) -> int:
+        end = item.offset + item.size
+        if self._text_failed or at == item.offset or at >= end:
+            return 0
+        pieces = texts(at, self._written(at, end))
+        self._pending.replace_first(pieces)
+        return len(pieces)
+
     def _refuse(self, item: Item, error: str | BaseException) -> None:
         if isinstance(item, Text) and isinstance(error, (SequenceGap, EventTooLarge)):
-            # The kept text is shorter than what was confirmed, or at its limit. Streaming it has
-            # failed; the run has not: its response carries the whole text.
-            log.warning("text_refused", run_id=self._run_id, offset=item.offset, why=str(error))
+            # At the limit of some process's settings. Streaming the text has failed; the run has
+            # not: its response carries the whole text.
+            if not self._text_failed:
+                log.warning("text_refused", run_id=self._run_id, why=str(error))
+            self._text_failed = True
             return
         if isinstance(error, RuncastError):
             lost = error

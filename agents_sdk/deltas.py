@@ -33,11 +33,16 @@ class Merger:
         """Seconds until what was added is due; 0 = take it now."""
         return max(0.0, self._last + WINDOW_SECONDS - now)
 
-    def take(self, now: float) -> list[str]:
-        """Everything added, as pieces of at most the longest delta."""
+    def take(self, now: float) -> str:
+        """Everything added."""
         text = "".join(self._parts)
         self._parts.clear()
         self._last = now
-        return [
-            text[at : at + MAX_PIECE_CHARACTERS] for at in range(0, len(text), MAX_PIECE_CHARACTERS)
-        ]
+        return text
+
+
+def cut(text: str) -> list[str]:
+    """``text`` as pieces of at most the longest delta."""
+    return [
+        text[at : at + MAX_PIECE_CHARACTERS] for at in range(0, len(text), MAX_PIECE_CHARACTERS)
+    ]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from agents_sdk import ending
-from agents_sdk.buffer import Buffer, Event, Item, Text
+from agents_sdk.buffer import Buffer, Event, Item, texts
 from agents_sdk.deltas import Merger
 from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped, WrongEventLoop
@@ -74,7 +74,9 @@ class Emitter:
         self._timer: asyncio.TimerHandle | None = None
         self._text: list[str] = []
         self._text_bytes = self._offset = 0
-        self._buffer = Buffer(self._send, run_id=claim.run_id, on_lost=self._on_lost)
+        self._buffer = Buffer(
+            self._send, run_id=claim.run_id, on_lost=self._on_lost, written=self._written
+        )
 
     @property
     def ended(self) -> bool:
@@ -82,7 +84,14 @@ class Emitter:
         return self.lifecycle.state is State.COMPLETED or self.told is Reason.LOST
 
     def tell(self, reason: Reason) -> None:
-        """The run is to end. The first reason stays, but for a loss: that ends all writing."""
+        """The run is to end. The first reason stays, but for a loss: that ends all writing.
+
+        That a run is gone is no loss once its end was said: the lease ends with it. Should it be
+        somebody else's end, the buffer is told so.
+        """
+        completed = self.lifecycle.state is State.COMPLETED
+        if reason is Reason.LOST and completed and self._buffer.lost is None:
+            return
         if self.told is None or reason is Reason.LOST:
             self.told = reason
         if reason is Reason.LOST:
@@ -298,10 +307,12 @@ class Emitter:
         self._cancel_timer()
         if not self._merger:
             return
-        for piece in self._merger.take(time.monotonic()):
-            size = len(piece.encode())
-            self._buffer.put(Text(self._offset, piece, size))
-            self._offset += size
+        for delta in texts(self._offset, self._merger.take(time.monotonic())):
+            self._buffer.put(delta)
+            self._offset += delta.size
+
+    def _written(self, start: int, end: int) -> str:
+        return "".join(self._text).encode()[start:end].decode()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

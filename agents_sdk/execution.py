@@ -88,7 +88,7 @@ class Execution:
     def cancel(self, reason: Reason) -> None:
         """Tell the run to end and cancel the agent, again and again until it is gone."""
         self._emitter.tell(reason)
-        if self.task is not None and not self._cancelling:
+        if self.run.stop_requested and self.task is not None and not self._cancelling:
             self._cancelling = True
             self._later(self._grace_seconds, self._give_up)
             self._cancel_task()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, get_args
 
 import structlog
 
@@ -13,15 +12,13 @@ from agents_sdk.emitter import Emitter, Voice
 from agents_sdk.errors import Reason
 from agents_sdk.ids import new_id
 from agents_sdk.leases import Leases
-from broker.backoff import full_jitter
+from agents_sdk.outages import delays
 from broker.channels import Keys
-from broker.config import Settings
+from broker.config import Durability, Settings
 from broker.errors import (
     BrokerUnavailable,
     ConfigurationError,
     PublishError,
-    RunExists,
-    RunNotFound,
 )
 from broker.redis.broker import Broker, Limits
 from broker.redis.records import AgentSpec, Claim, RunRequest
@@ -56,6 +53,7 @@ class Link:
             lease_seconds=settings.lease_seconds,
             queue_timeout_seconds=settings.queue_timeout_seconds,
             stop_deadline_seconds=settings.stop_deadline_seconds,
+            durability=settings.durability,
         )
         self.voice = Voice(limits=limits, publish_timeout_seconds=publish_timeout_seconds)
         self.client = new_client(self.url, name=self.id)
@@ -86,7 +84,8 @@ class Link:
             async with asyncio.timeout(START_SECONDS):
                 await self._subscriber.subscribe(self.keys.control(self.id))
         except TimeoutError:
-            raise BrokerUnavailable(why="it did not acknowledge a subscription") from None
+            why = self._subscriber.why or "it did not acknowledge a subscription"
+            raise BrokerUnavailable(why=why) from None
 
     async def stop(self, *, timeout_seconds: float) -> None:
         """Wait until what was said is in the log, but no longer than that; then disconnect.
@@ -104,30 +103,20 @@ class Link:
     async def open_run(self, request: RunRequest) -> Claim:
         """Register and claim a run that no client began; it waits for no other of its thread.
 
-        :class:`~broker.errors.BrokerUnavailable` when Redis is away for the publish time-out.
+        Tried again for the publish time-out: the same worker's second registration is the first
+        one. Then :class:`~broker.errors.BrokerUnavailable`.
         """
         spec = AgentSpec(name=request.agent, on_busy="parallel")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.voice.publish_timeout_seconds
-        delays = full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
+        waits = delays()
         while True:
             try:
-                return await self._open(request, spec)
+                return await self.broker.open_run(request, spec, worker_id=self.id)
             except BrokerUnavailable:
                 if loop.time() >= deadline:
                     raise
-                await asyncio.sleep(next(delays))
-
-    async def _open(self, request: RunRequest, spec: AgentSpec) -> Claim:
-        try:
-            return await self.broker.open_run(request, spec, worker_id=self.id)
-        except RunExists:
-            # The reply to an earlier try was lost: the run is there, and this process's.
-            partition = request.channel.partition
-            claim = await self.broker.claim(partition, request.run_id, worker_id=self.id)
-            if claim is None:
-                raise RunNotFound(subject=request.run_id) from None
-            return claim
+                await asyncio.sleep(next(waits))
 
     def hold(self, claim: Claim, notify: Callable[[Reason], None]) -> None:
         """Keep the lease of ``claim``."""
@@ -160,3 +149,14 @@ class Link:
         await self._leases.stop()
         await self._subscriber.stop()
         await self.client.stop()
+
+
+def checked_durability(durability: Durability | None) -> Durability | None:
+    """``durability`` as it is; :class:`~broker.errors.ConfigurationError` for an unknown one."""
+    if durability not in (None, *get_args(Durability)):
+        raise ConfigurationError(
+            setting="durability",
+            why=f"{durability!r} is unknown",
+            todo=f"Use {' or '.join(get_args(Durability))}.",
+        )
+    return durability

@@ -1,4 +1,7 @@
-"""What a run has said and Redis has not confirmed: ordered, bounded, and judged reply by reply."""
+"""What a run has said and Redis has not confirmed: ordered, bounded, and judged reply by reply.
+
+And what was confirmed last: a failover to a replica that lags takes confirmed events back.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
 MAX_ITEMS: Final = 1000
@@ -14,14 +18,28 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 """Per run. A hundred runs that talk through a long outage then stay under half a gigabyte."""
 WINDOW: Final = 64
 """Most items on their way at once: bounds what is sent again after a lost connection."""
+KEPT_ITEMS: Final = 128
+"""Confirmed events kept per run. A replica lags by milliseconds, a bad one by a second or two; few
+agents have more to say in that time."""
+KEPT_BYTES: Final = 256 * 1024
+"""Of these per run: one event of the largest default size, or some hundred usual ones, and no more
+than 25 MiB for a hundred runs."""
 
 
 class Weighed(Protocol):
-    """Anything with a size in bytes."""
+    """Anything with a size in bytes, and a number when it belongs to the log."""
 
     @property
     def size(self) -> int:
         """Bytes that the item occupies."""
+
+    @property
+    def seq(self) -> int | None:
+        """Its number in the run, one more than the one before it; None: not a part of the log."""
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing is accepted after it."""
 
 
 T = TypeVar("T", bound=Weighed)
@@ -59,11 +77,13 @@ class Pending(Generic[T]):
     The first :attr:`sent` of them may be in the log already, so they are never changed again.
     """
 
-    __slots__ = ("_bytes", "_items", "max_bytes", "max_items", "sent")
+    __slots__ = ("_bytes", "_items", "_kept", "_kept_bytes", "max_bytes", "max_items", "sent")
 
     def __init__(self, *, max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> None:
         self._items: deque[T] = deque()
         self._bytes = 0
+        self._kept: deque[T] = deque()
+        self._kept_bytes = 0
         self.sent = 0
         self.max_items, self.max_bytes = max_items, max_bytes
 
@@ -89,8 +109,18 @@ class Pending(Generic[T]):
         self._bytes += by_bytes
 
     def window(self) -> list[T]:
-        """What to send now, in order. Send all of it, then :meth:`settle`."""
-        items = [self._items[at] for at in range(min(WINDOW, len(self._items)))]
+        """What to send now, in order. Send all of it, then :meth:`settle`.
+
+        The final item waits until what is no part of the log is confirmed: that has no numbers, so
+        the end could overtake it, and then it would be too late.
+        """
+        items: list[T] = []
+        unnumbered = False
+        for item in islice(self._items, WINDOW):
+            if item.final and unnumbered:
+                break
+            items.append(item)
+            unnumbered = unnumbered or item.seq is None
         self.sent = max(self.sent, len(items))
         return items
 
@@ -104,22 +134,65 @@ class Pending(Generic[T]):
         refused = None
         for reply in replies:
             if reply is Reply.CONFIRMED:
-                confirmed.append(self._leave())
+                item = self.leave()
+                confirmed.append(item)
+                self._keep(item)
                 continue
             if reply is Reply.REFUSED:
-                refused = self._leave()
+                refused = self.leave()
             break
         return Verdict(confirmed, refused)
 
-    def clear(self) -> list[T]:
-        """Forget everything; what it was, in order."""
-        items = list(self._items)
-        self._items.clear()
-        self._bytes = self.sent = 0
-        return items
+    def rewind(self, at: int) -> int:
+        """The log ends at number ``at``, though the first item is a later one than the next.
 
-    def _leave(self) -> T:
+        So what was confirmed after ``at`` was lost with a master: it is put back in front, to be
+        sent again in order. Returns how many items that were; 0 when not all of them are kept, and
+        then nothing has changed.
+        """
+        first = self._items[0].seq
+        if first is None or not self._kept or self._kept[-1].seq != first - 1:
+            return 0
+        lost = first - 1 - at
+        if not 0 < lost <= len(self._kept):
+            return 0
+        for _ in range(lost):
+            item = self._kept.pop()
+            self._kept_bytes -= item.size
+            self._put_back(item)
+        return lost
+
+    def replace_first(self, items: Sequence[T]) -> None:
+        """Send ``items`` in place of the first one."""
+        self.leave()
+        for item in reversed(items):
+            self._put_back(item)
+
+    def leave(self) -> T:
+        """Take the first item out."""
         item = self._items.popleft()
         self._bytes -= item.size
         self.sent -= 1
         return item
+
+    def clear(self) -> list[T]:
+        """Forget everything; what was not confirmed, in order."""
+        items = list(self._items)
+        self._items.clear()
+        self._kept.clear()
+        self._bytes = self._kept_bytes = self.sent = 0
+        return items
+
+    def _put_back(self, item: T) -> None:
+        self._items.appendleft(item)
+        self._bytes += item.size
+        self.sent += 1
+
+    def _keep(self, item: T) -> None:
+        """Kept events are the newest, without a gap: the oldest go first."""
+        if item.seq is None:
+            return
+        self._kept.append(item)
+        self._kept_bytes += item.size
+        while len(self._kept) > KEPT_ITEMS or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= self._kept.popleft().size

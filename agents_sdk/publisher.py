@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from agents_sdk.ids import new_id
-from agents_sdk.link import Link
+from agents_sdk.link import Link, checked_durability
 from agents_sdk.run import Scope
 from broker.channels import Owner, check_id
 from broker.channels import Scope as ChannelScope
-from broker.config import Settings, load_settings
+from broker.config import Durability, Settings, load_settings
 from broker.errors import ConfigurationError
 from broker.redis.records import RunRequest
 
@@ -30,14 +30,18 @@ class Publisher:
         redis_url: str | None = None,
         *,
         publish_timeout_seconds: float = 30.0,
+        durability: Durability | None = None,
         settings: Settings | None = None,
     ) -> None:
         self._redis_url, self._settings = redis_url, settings
         self._publish_timeout_seconds = publish_timeout_seconds
+        self._durability = checked_durability(durability)
         self._link: Link | None = None
 
     async def __aenter__(self) -> Self:
         settings = self._settings or load_settings(redis_url=self._redis_url)
+        if self._durability is not None:
+            settings = settings.model_copy(update={"durability": self._durability})
         link = Link(
             settings, kind="publisher", publish_timeout_seconds=self._publish_timeout_seconds
         )

@@ -221,7 +221,7 @@ class Scope:
     def cancel(self, reason: Reason) -> None:
         """Tell the run to end, and cancel its body once."""
         self._emitter.tell(reason)
-        if self._task is not None and not self._cancelled:
+        if self._run.stop_requested and self._task is not None and not self._cancelled:
             self._cancelled = True
             self._task.cancel()
 

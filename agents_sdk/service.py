@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ from agents_sdk.agent import Agent
 from agents_sdk.errors import Reason
 from agents_sdk.execution import GRACE_SECONDS, Execution
 from agents_sdk.link import START_SECONDS, Link
-from broker.backoff import full_jitter
+from agents_sdk.outages import delays
 from broker.config import Settings
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.redis.queue import Request, RequestQueue
@@ -57,6 +56,7 @@ class Service:
             consumer=self._link.id,
             client=self._link.client,
             ttl_seconds=settings.history_ttl_seconds,
+            on_remade=self._announce,
         )
         self._serving: dict[asyncio.Task[None], Request] = {}
         self._executions: dict[str, Execution] = {}
@@ -122,6 +122,8 @@ class Service:
                     await ended.wait()
         if self._acknowledging:
             await asyncio.wait(list(self._acknowledging), timeout=FLUSH_SECONDS)
+        with suppress(BrokerUnavailable, ResponseError):
+            await self._queue.leave()
         await self._link.stop(timeout_seconds=FLUSH_SECONDS)
         for task, request in self._serving.items():
             log.warning("agent_left_behind", worker=self.id, run_id=request.run_id)
@@ -134,7 +136,7 @@ class Service:
             await asyncio.wait(list(self._serving), timeout=timeout_seconds)
 
     async def _take_requests(self) -> None:
-        delays = None
+        waits = None
         reclaim_at = time.monotonic()
         while await self._free_slot():
             free = self._concurrency - len(self._serving)
@@ -144,12 +146,12 @@ class Service:
                     requests = await self._queue.reclaim(free)
                 else:
                     requests = await self._queue.take(free)
-                delays = None
+                waits = None
             except (BrokerUnavailable, ResponseError) as error:
                 if isinstance(error, ResponseError):  # an outage is logged by the connection
                     log.warning("requests_not_taken", worker=self.id, why=str(error))
-                delays = delays or full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
-                await self._unless_draining(next(delays))
+                waits = waits or delays()
+                await self._unless_draining(next(waits))
                 continue
             for request in requests:
                 self._serve(request)
@@ -195,14 +197,14 @@ class Service:
 
     async def _claim(self, request: Request) -> Claim | None:
         """Claim, through outages: the same worker may claim again, should the reply be lost."""
-        delays = full_jitter(random.random, first_seconds=0.1, most_seconds=2.0)
+        waits = delays()
         while not self._draining.is_set():
             try:
                 claim = await self._link.broker.claim(
                     request.partition, request.run_id, worker_id=self.id
                 )
             except BrokerUnavailable:
-                await self._unless_draining(next(delays))
+                await self._unless_draining(next(waits))
             else:
                 self._acknowledge(request)
                 return claim

@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 
 from agents_sdk.agent import Agent, AgentFunction, declare
+from agents_sdk.link import checked_durability
 from agents_sdk.service import Service
-from broker.config import Settings, load_settings
+from broker.config import Durability, Settings, load_settings
 from broker.errors import ConfigurationError
 from broker.redis.records import AgentSpec, OnBusy
 
@@ -29,7 +30,9 @@ class Worker:
 
     ``redis_url``: absent = ``RUNCAST_REDIS_URL``. ``concurrency``: most runs at once; a worker
     takes no more than it can run. ``publish_timeout_seconds``: longest wait of one call of a run's
-    method. ``settings``: all of them, given in place of the environment and ``redis_url``.
+    method. ``durability``: absent = ``RUNCAST_DURABILITY``; ``"replicated"`` = an event counts as
+    published only when a replica of Redis has confirmed it. ``settings``: all of them, given in
+    place of the environment and ``redis_url``.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Worker:
         *,
         concurrency: int = 100,
         publish_timeout_seconds: float = 30.0,
+        durability: Durability | None = None,
         settings: Settings | None = None,
     ) -> None:
         if concurrency < 1:
@@ -48,6 +52,7 @@ class Worker:
             )
         self.redis_url, self.concurrency = redis_url, concurrency
         self.publish_timeout_seconds = publish_timeout_seconds
+        self.durability = checked_durability(durability)
         self.settings = settings
         self.agents: dict[str, Agent] = {}
 
@@ -142,6 +147,8 @@ class Worker:
     async def running(self) -> AsyncIterator[Service]:
         """Work while inside; leaving drains. Takes requests from the moment it is entered."""
         settings = self.settings or load_settings(redis_url=self.redis_url)
+        if self.durability is not None:
+            settings = settings.model_copy(update={"durability": self.durability})
         service = Service(
             self.agents,
             settings,

@@ -269,6 +269,14 @@ def test_who_asks_for_everything_gets_what_is_retained() -> None:
 # --- planted breaches: exactly the kind that was planted is found
 
 
+def delta(offset: int, text: str) -> Frame:
+    payload = {"offset": offset, "next": offset + len(text.encode()), "text": text}
+    return {"type": "agent_delta", "run_id": "a", "thread_id": "t1", "payload": payload}
+
+
+BAD_DELTA = {"offset": 0, "next": 2, "text": "x"}
+
+
 def replied(ref: str | None, kind: str = "run_accepted") -> Frame:
     return {"type": kind, "ref": ref, "payload": {"run_id": "a", "thread_id": "t1"}}
 
@@ -288,10 +296,9 @@ PLANTED_IN_FRAMES: list[tuple[Kind, Callable[[list[Frame]], object]]] = [
     (Kind.LEAKED, lambda frames: frames.append(replied("not mine"))),
     (Kind.LEAKED, lambda frames: frames.append(replied(None))),
     (Kind.LEAKED, lambda frames: frames.append(replied("not mine", "error"))),
-    (
-        Kind.AFTER_TERMINAL,
-        lambda frames: frames.append({"type": "agent_delta", "run_id": "a", "thread_id": "t1"}),
-    ),
+    (Kind.AFTER_TERMINAL, lambda frames: frames.append(delta(0, "x"))),
+    (Kind.TORN, lambda frames: frames.insert(at(4), delta(1, "x"))),
+    (Kind.TORN, lambda frames: frames.insert(at(4), {**delta(0, "x"), "payload": BAD_DELTA})),
 ]
 
 
@@ -308,9 +315,37 @@ def test_what_is_planted_into_a_clients_frames_is_found(
 @pytest.mark.parametrize("ref", ["r", None])
 def test_ones_own_replies_and_errors_without_an_id_are_no_leak(ref: str | None) -> None:
     frames = [replied(ref, "error"), *([replied(ref)] if ref else [])]
-    delta = {"type": "agent_delta", "run_id": "a", "thread_id": "t1"}
-    history = received(whole(), lambda old: old.__setitem__(slice(2, 2), [*frames, delta]))
+    history = received(whole(), lambda old: old.__setitem__(slice(2, 2), frames))
     assert check(history) == []
+
+
+@pytest.mark.parametrize(
+    ("response", "torn"), [("häh", False), ("hähä", False), (None, False), ("h", True), ("x", True)]
+)
+def test_streamed_text_is_continuous_and_begins_the_response(
+    response: str | None, *, torn: bool
+) -> None:
+    """It may begin anew at 0, and a lost end of it is in the response."""
+    deltas = [delta(0, "x"), delta(0, "hä"), delta(3, "h")]
+
+    def stream(frames: list[Frame]) -> None:
+        frames[at(9)] = {**frames[at(9)], "payload": {"response": response}}
+        frames[at(3) : at(3)] = deltas
+
+    assert kinds(received(whole(), stream)) == ({Kind.TORN} if torn else set())
+
+
+def test_streamed_text_begins_anew_on_each_connection() -> None:
+    """What a client had of it on the connection before does not count."""
+    log = entries(ALICE, STEPS)
+    first = Epoch(None, [hello(), LIVE, *(event(ALICE, e) for e in log[:3]), delta(0, "ab")])
+    rest = [event(ALICE, entry) for entry in log[3:]]
+    whole_again = Epoch(log[2].id, [hello(), LIVE, delta(0, "abc"), *rest])
+    goes_on = Epoch(log[2].id, [hello(), LIVE, delta(2, "c"), *rest])
+    reader = Reader("one", ALICE, [first, whole_again])
+    assert check(replace(whole(), readers=[reader])) == []
+    torn = replace(reader, epochs=[first, goes_on])
+    assert kinds(replace(whole(), readers=[torn])) == {Kind.TORN}
 
 
 def test_an_event_of_another_thread_is_a_leak_to_who_asked_for_one_thread() -> None:
