@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
+from redis.exceptions import ResponseError
 
 from agents_sdk.deltas import MAX_PIECE_CHARACTERS, cut
 from agents_sdk.outages import delays
@@ -247,7 +248,13 @@ class Buffer:
         if isinstance(error, RuncastError):
             lost = error
         else:
-            log.error("publish_failed", run_id=self._run_id, exc_info=error)
+            foreseen = isinstance(error, ResponseError)  # a key of another type, say
+            log.error(
+                "publish_failed",
+                run_id=self._run_id,
+                why=str(error),
+                exc_info=None if foreseen else error,
+            )
             lost = BrokerUnavailable(why=str(error))
         if isinstance(item, Event) and not item.done.done():
             item.done.set_exception(lost)

@@ -140,7 +140,7 @@ class Link:
         await emitter.close()
 
     def _on_notice(self, _channel: bytes, payload: bytes) -> None:
-        word, _, rest = payload.decode().partition(" ")
+        word, _, rest = payload.decode(errors="replace").partition(" ")
         if word == "stop":
             _partition, _, run_id = rest.partition(" ")
             self._leases.tell(run_id, Reason.STOP)

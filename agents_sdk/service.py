@@ -19,7 +19,7 @@ from agents_sdk.outages import delays
 from broker.config import Settings
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.redis.queue import Request, RequestQueue
-from broker.redis.records import Claim
+from broker.redis.records import UNREADABLE, Claim
 
 log = structlog.get_logger(__name__)
 
@@ -205,6 +205,10 @@ class Service:
                 )
             except BrokerUnavailable:
                 await self._unless_draining(next(waits))
+            except UNREADABLE as error:  # nobody could carry it; the sweeper has it in sight
+                log.error("run_unreadable", run_id=request.run_id, why=repr(error))  # noqa: TRY400 - the text says it
+                self._acknowledge(request)
+                return None
             else:
                 self._acknowledge(request)
                 return claim

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
-from redis.exceptions import ResponseError
 
 from broker.backoff import full_jitter
 from broker.channels import Channel, Owner
@@ -32,7 +31,7 @@ from broker.errors import (
 from broker.ids import RANDOM_BYTES, ulid
 from broker.lifecycle import State
 from broker.redis.broker import Broker
-from broker.redis.records import AgentSpec, Registered, RunRequest
+from broker.redis.records import UNREADABLE, AgentSpec, Registered, RunRequest
 from gateway.closing import closing
 from gateway.session import FrameError
 
@@ -48,9 +47,6 @@ _CODES: Final[dict[type[Refused], tuple[str, bool]]] = {
     RunNotFound: ("run_not_found", False),
 }
 """Refusal → error code, and whether the same request may succeed later."""
-
-UNREADABLE: Final = (ResponseError, ValueError, LookupError, TypeError, AttributeError)
-"""What reading a key raises that is of another type, or that somebody else than Runcast wrote."""
 
 T = TypeVar("T")
 

@@ -15,7 +15,8 @@ from redis.exceptions import ResponseError
 
 from broker.errors import BrokerUnavailable, Refused
 from broker.redis.broker import Broker
-from gateway.commands import UNREADABLE, end_run, place
+from broker.redis.records import UNREADABLE
+from gateway.commands import end_run, place
 
 log = structlog.get_logger(__name__)
 

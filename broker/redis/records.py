@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import orjson
+from redis.exceptions import ResponseError
 
 from broker.channels import Channel, Keys, Owner, Scope
 from broker.lifecycle import State
+
+UNREADABLE: Final = (ResponseError, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a key raises that is of another type, or that somebody else than Runcast wrote."""
 
 OnBusy = Literal["queue", "reject", "interrupt", "parallel"]
 

@@ -52,9 +52,7 @@ class Store:
     async def _run_script(self, script: Script, keys: list[Argument], args: list[Argument]) -> Any:
         return await self.client.run_script(script, keys, args)
 
-    async def _run_durably(
-        self, script: Script, keys: list[bytes], args: list[Argument]
-    ) -> Any:
+    async def _run_durably(self, script: Script, keys: list[bytes], args: list[Argument]) -> Any:
         """The script's reply, once what it wrote is as durable as the limits ask for.
 
         ``BrokerUnavailable`` when no replica confirms it in time: the outcome is unknown. The same

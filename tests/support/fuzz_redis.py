@@ -207,9 +207,19 @@ class Targets:
             ),
             st.sampled_from(self._nodes),
             st.one_of(
+                st.binary(max_size=40),
                 _text.map(str.encode),
                 st.sampled_from(
-                    [b"stop", b"stop ", b"stop x y", b"stop 1 r1", b"stop  ", b"probe", b"stop 1"]
+                    [
+                        b"stop",
+                        b"stop \xdc \xff",
+                        b"stop ",
+                        b"stop x y",
+                        b"stop 1 r1",
+                        b"stop  ",
+                        b"probe",
+                        b"stop 1",
+                    ]
                 ),
             ),
         )

@@ -34,11 +34,6 @@ SEED: Final = "RUNCAST_FUZZ_SEED"
 TROUBLE: Final = re.compile(r"Traceback|Exception\b|[Uu]nhandled|never retrieved")
 """What a log holds when something went wrong that nobody had thought of."""
 
-REFUSED_RUN: Final = re.compile(
-    r"^[^\n]*(?:run_not_carried|publish_failed)\b.*?(?=^20\d\d-|\Z)", re.MULTILINE | re.DOTALL
-)
-"""A worker names the run whose record it cannot use, with the reason: that is no surprise."""
-
 MOST_GROWTH: Final = 20 * 1024 * 1024
 """Bytes of memory that a process may have gained after the first tenth of the cases."""
 
@@ -139,7 +134,7 @@ class Judge:
         for pid, more in self.grown().items():
             assert more < MOST_GROWTH, f"{self.area}: process {pid} grew by {more >> 20} MiB"
         for process in self._processes():
-            text = REFUSED_RUN.sub("", process.printed()[self._read[process.log] :])
+            text = process.printed()[self._read[process.log] :]
             found = TROUBLE.search(text)
             assert found is None, (
                 f"{self.area} (seed {self.seed}): in {process.log.name}: "
