@@ -183,11 +183,13 @@ class Service:
         execution = None
         try:
             claim = await self._claim(request)
-            if claim is not None:
+            if claim is not None and claim.agent in self._agents:
                 agent = self._agents[claim.agent]
                 execution = Execution(self._link, claim, agent.function, agent.spec)
                 self._executions[claim.run_id] = execution
                 await execution.conduct()
+            elif claim is not None:  # its lease ends, and the sweeper decides
+                log.error("agent_not_served_here", run_id=claim.run_id, agent=claim.agent)
         finally:
             self._executions.pop(request.run_id, None)
             del self._ended[request.run_id]
