@@ -33,6 +33,9 @@ BATCH: Final = 512
 _DEADLINE: Final = 10.0
 """Seconds for all acknowledgements after a reconnection; beyond it the connection is dropped."""
 
+_ANSWER_SECONDS: Final = 2.0
+"""Between looks at the oldest subscription: without an answer at two of them it is half-open."""
+
 Acknowledged = asyncio.Future[None]
 
 
@@ -276,13 +279,24 @@ class Subscriber:
                         self._refusal = ""
                         if self._on_restored is not None and self.reconnects > 0:
                             self._on_restored(restored)
-                        await self._lost.wait()
+                        await self._watch()
                 finally:
                     moved.cancel()
                 log.warning("subscriber_connection_lost", connection=self._name, why=self._why)
                 await asyncio.sleep(next(delays))
         finally:
             await self._source.stop()
+
+    async def _watch(self) -> None:
+        """Return when the connection is lost; drop it when a subscription gets no answer."""
+        oldest = None
+        while not self._lost.is_set():
+            first = self._batches[0] if self._batches else None
+            if first is not None and first is oldest:
+                self.reconnect()
+            oldest = first
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), _ANSWER_SECONDS)
 
     def _on_moved(self, moved: asyncio.Task[None]) -> None:
         if not moved.cancelled():

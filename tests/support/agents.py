@@ -1,12 +1,22 @@
 """Agents that do on purpose what tests need to see. Run by a real worker process."""
 
 import asyncio
+import os
 import time
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from agents_sdk import Run, Worker, current_run
+from tests.support.journal import FOLDER, Journal, emit_noted, keep_emitting
 
 worker = Worker()
+
+
+@cache
+def journal() -> Journal:
+    """This process's notes on what it emitted."""
+    return Journal(Path(os.environ[FOLDER]))
 
 
 @worker.agent("five")
@@ -130,3 +140,28 @@ async def beats(run: Run) -> str:
     async with run.tool("clock") as call:
         call.result = time.time()
     return "beaten"
+
+
+@worker.agent("notes", on_busy="parallel")
+async def notes(run: Run) -> None:
+    """``count`` thoughts, ``per_second`` of them, each noted in the journal with its outcome, and
+    each followed by a piece of streamed text."""
+    content: dict[str, Any] = run.content
+    await keep_emitting(run, journal(), count=content["count"], per_second=content["per_second"])
+
+
+@worker.agent("notes_again", on_busy="parallel", retries=1)
+async def notes_again(run: Run) -> None:
+    """As ``notes``, and may be run again when its worker is lost."""
+    content: dict[str, Any] = run.content
+    await keep_emitting(run, journal(), count=content["count"], per_second=content["per_second"])
+
+
+@worker.agent("blocks", on_busy="parallel")
+async def blocks(run: Run) -> str:
+    """Blocks the worker's event loop for ``seconds``, and says so before and after."""
+    content: dict[str, Any] = run.content
+    await emit_noted(run, journal(), f"{run.id} {run.attempt} before")
+    time.sleep(content["seconds"])  # on the loop: that is what it is for
+    await emit_noted(run, journal(), f"{run.id} {run.attempt} after")
+    return "unblocked"

@@ -1,0 +1,146 @@
+"""Gateways and workers of a chaos test: real processes, each on a breakable network of its own."""
+
+import asyncio
+import json
+import signal
+import time
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.support.fault_proxy import FaultProxy
+from tests.support.journal import FOLDER
+from tests.support.servers import OPERATOR_KEY, Fleet, Process, Redis, free_port, is_ready
+
+START_SECONDS: Final = 20.0
+RETENTION: Final = 100_000
+
+DEFAULTS: Final = {
+    "RUNCAST_HISTORY_EVENTS": str(RETENTION),
+    "RUNCAST_LEASE_SECONDS": "3",
+    "RUNCAST_STOP_DEADLINE_SECONDS": "2",
+    "RUNCAST_DRAIN_SECONDS": "2",
+    "RUNCAST_HEARTBEAT_SECONDS": "2",
+}
+
+
+@dataclass
+class Member:
+    """A gateway or a worker. ``network``: its own way to Redis."""
+
+    name: str
+    fleet: Fleet
+    network: FaultProxy
+    process: Process
+    port: int = 0
+    door: FaultProxy | None = None
+    """A gateway's: the way of clients to it."""
+
+    @property
+    def base(self) -> str:
+        """The gateway's address, through its door if it has one."""
+        return self.door.base if self.door is not None else f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> float:
+        """SIGKILL; when (monotonic clock)."""
+        self.process.popen.send_signal(signal.SIGKILL)
+        moment = time.monotonic()
+        self.process.popen.wait()
+        return moment
+
+    def pause(self) -> None:
+        self.process.popen.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.popen.send_signal(signal.SIGCONT)
+
+    def start(self) -> None:
+        """Once more, in the same place; it may not be ready yet."""
+        self.process = start(self.fleet, self.port)
+
+    def stats(self) -> dict[str, Any]:
+        """A gateway's own counters, as an operator sees them."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/ws/stats",
+            headers={"Authorization": f"Bearer {OPERATOR_KEY}"},
+        )
+        with urllib.request.urlopen(request, timeout=5) as response:
+            body: dict[str, Any] = json.load(response)
+        gateway: dict[str, Any] = body["gateway"]
+        return gateway
+
+    def is_ready(self) -> bool:
+        if self.process.popen.poll() is not None:
+            raise RuntimeError(f"{self.name} ended: {self.process.printed()}")
+        return is_ready(self.port) if self.port else " serves " in self.process.printed()
+
+
+def start(fleet: Fleet, port: int) -> Process:
+    if port:
+        return fleet.runcast("gateway", "--port", str(port), name="gateway")
+    return fleet.worker_process()
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """Redis, and the processes around it."""
+
+    redis: Redis
+    folder: Path
+    settings: dict[str, str]
+    gateways: list[Member] = field(default_factory=list)
+    workers: list[Member] = field(default_factory=list)
+    fleets: list[Fleet] = field(default_factory=list)
+    proxies: ExitStack = field(default_factory=ExitStack)
+
+    def add_gateway(self, *, door: bool = False, **settings: str) -> Member:
+        """Start one more; :meth:`all_ready` waits for it."""
+        member = self._member(f"gateway {len(self.gateways)}", free_port(), settings)
+        if door:
+            place = ("127.0.0.1", member.port)
+            member.door = self.proxies.enter_context(FaultProxy(place, resp=False))
+        self.gateways.append(member)
+        return member
+
+    def add_worker(self, **settings: str) -> Member:
+        member = self._member(f"worker {len(self.workers)}", 0, settings)
+        self.workers.append(member)
+        return member
+
+    def proxy(self) -> FaultProxy:
+        """One more way to Redis, gone at the end."""
+        return self.proxies.enter_context(FaultProxy(("127.0.0.1", self.redis.port)))
+
+    def _member(self, name: str, port: int, settings: dict[str, str]) -> Member:
+        network = self.proxy()
+        url = self.settings.get("RUNCAST_REDIS_URL", network.url)
+        env = {**self.settings, **settings, "RUNCAST_REDIS_URL": url, FOLDER: str(self.folder)}
+        folder = self.folder / f"fleet-{len(self.fleets)}"
+        folder.mkdir()
+        fleet = Fleet(folder, self.redis, env)
+        self.fleets.append(fleet)
+        return Member(name, fleet, network, start(fleet, port), port)
+
+    async def all_ready(self, *, seconds: float = START_SECONDS) -> None:
+        for member in (*self.gateways, *self.workers):
+            if member.process.popen.poll() is None:
+                await until(member.is_ready, seconds=seconds, what=f"{member.name} ready")
+
+    def strike(self) -> None:
+        """End everything."""
+        for fleet in self.fleets:
+            for process in fleet.processes:
+                if process.popen.poll() is None:
+                    process.popen.kill()
+                    process.popen.wait()
+        self.proxies.close()
+
+
+async def until(condition: Any, *, seconds: float = 10.0, what: str) -> None:
+    """Look until it holds; ``AssertionError`` with ``what`` when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        await asyncio.sleep(0.02)
