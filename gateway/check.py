@@ -91,7 +91,7 @@ async def _redis(url: str, keys: Keys) -> list[Finding]:
 
 
 async def _use(client: RedisClient, url: str, keys: Keys) -> None:
-    """Read, write and subscribe as a gateway does; ``BrokerUnavailable`` when a right is missing."""
+    """Read, write and subscribe as a gateway does; BrokerUnavailable when a right is missing."""
     await client.execute("HGETALL", keys.nodes)
     await client.execute("EXPIRE", keys.nodes, KEEP_SECONDS)
     subscriber = new_subscriber(url, name="check", on_message=lambda *_: None)

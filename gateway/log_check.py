@@ -27,8 +27,8 @@ RETRY_SECONDS: Final = 0.25
 class Repairs(Protocol):
     """What reads a log that has gone on, and a text."""
 
-    def repair(self, feed: Feed) -> None:
-        """Read the feed's log until it is level."""
+    def repair(self, feed: Feed, *, cut_off: bool = False) -> None:
+        """Read the feed's log until it is level. ``cut_off``: it ended before where the feed is."""
 
     def refill(self, feed: Feed, run: bytes) -> None:
         """Read a run's kept text."""
@@ -93,7 +93,7 @@ class LogCheck:
                 for entry in feed.follower.read([], end=True).entries:
                     self._hub.emit(feed, entry)
             if not feed.follower.level:
-                self._repairs.repair(feed)
+                self._repairs.repair(feed, cut_off=end < feed.follower.position)
             for run in list(feed.texts):
                 self._repairs.refill(feed, run)
         self._repairs.flush()

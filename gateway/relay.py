@@ -201,6 +201,9 @@ class Relay:
         self.repair(feed)
         self.flush()
 
+    async def _is_in_log(self, feed: Feed) -> bool:
+        return (await self.broker.glance(feed.channel, feed.follower.position)).found
+
     async def _go_on(self, feed: Feed) -> None:
         """The log does not continue the feed: those who were told what came before are told."""
         resync = await go_on(self.broker, feed, feed.follower)
@@ -214,17 +217,23 @@ class Relay:
 
     # --- what the hub needs
 
-    def repair(self, feed: Feed) -> None:
-        """Read a feed's log from its position until it is level again. One task per feed."""
+    def repair(self, feed: Feed, *, cut_off: bool = False) -> None:
+        """Read a feed's log from its position until it is level again. One task per feed.
+
+        ``cut_off``: the log was seen to end before that position, so nothing will follow it there.
+        """
         if feed.channel.live not in self._repairing | self._subscribing:
             self._repairing.add(feed.channel.live)
-            self._spawn(self._repair(feed))
+            self._spawn(self._repair(feed, cut_off=cut_off))
 
-    async def _repair(self, feed: Feed) -> None:
+    async def _repair(self, feed: Feed, *, cut_off: bool) -> None:
         follower = feed.follower
         try:
             while not follower.level and self.hub.feed(feed.channel) is feed:
                 try:
+                    if cut_off and not await self._is_in_log(feed):
+                        await self._go_on(feed)
+                    cut_off = False
                     async with self._reads:
                         entries, end = await self.broker.read(feed.channel, follower.position)
                     page = follower.read(entries, end=end)

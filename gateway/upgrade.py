@@ -11,6 +11,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -20,6 +21,11 @@ from aiohttp.abc import AbstractStreamWriter
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
 VERSION: Final = "13"
+
+KERNEL_UNSENT_BYTES: Final = 128 * 1024
+"""What the kernel takes of what the peer has no room for. By default that is megabytes for each
+slow client, and it asks for more only when a third of them is gone, which on a slow link takes so
+long that the client looks stuck."""
 
 
 class Upgraded(web.StreamResponse):
@@ -56,6 +62,7 @@ def upgrade(
     handler = request.protocol
     if transport is None or transport.is_closing():
         return None
+    _bound_kernel_buffer(transport)
     key = request.headers["Sec-WebSocket-Key"].encode()
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
     lines = [
@@ -78,6 +85,12 @@ def upgrade(
     if tail:
         protocol.data_received(tail)
     return Upgraded()
+
+
+def _bound_kernel_buffer(transport: asyncio.Transport) -> None:
+    connection = transport.get_extra_info("socket")
+    if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_UNSENT_BYTES)
 
 
 def _valid_key(key: str) -> bool:

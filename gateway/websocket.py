@@ -54,9 +54,9 @@ class WebSocket(asyncio.Protocol):
 
     __slots__ = (
         "_close_handle", "_closing", "_conversation", "_queue", "_reader", "_reading_paused",
-        "_room", "_session", "_transport", "connection_id", "expiry_told", "feeds", "floors",
-        "heard", "identity", "legacy", "lifecycle_only", "node", "opening", "outbox",
-        "owner", "thread", "turn",
+        "_room", "_session", "_transport", "_unsent_before", "connection_id", "expiry_told",
+        "feeds", "floors", "heard", "identity", "legacy", "lifecycle_only", "node", "opening",
+        "outbox", "owner", "thread", "turn",
     )  # fmt: skip
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
@@ -73,6 +73,7 @@ class WebSocket(asyncio.Protocol):
         self.floors: dict[bytes, int] = {}
         self.feeds: dict[bytes, Feed] = {}
         self.heard = True
+        self._unsent_before = 0
         self.expiry_told = False
         self._session = Session(opening.mode, max_message_bytes=node.settings.max_message_bytes)
         self._conversation = Conversation(self)
@@ -142,6 +143,7 @@ class WebSocket(asyncio.Protocol):
         waiting = self.outbox.stalled or self._conversation.full
         if self._reading_paused and not waiting and not self._transport.is_closing():
             self._reading_paused = False
+            self.heard = True  # it could not be until now
             self._transport.resume_reading()
 
     def _tell_room(self) -> None:
@@ -318,8 +320,10 @@ class WebSocket(asyncio.Protocol):
     # --- heartbeat, expiry, closing
 
     def beat(self) -> None:
-        """Once per heartbeat: a peer that sent nothing since, not even a pong, is gone."""
-        if not self.heard and not self._reading_paused:
+        """Once per heartbeat: a peer that neither sent (a pong) nor took anything since is gone."""
+        before, self._unsent_before = self._unsent_before, self.unsent
+        takes = 0 < self.unsent < before
+        if not self.heard and not self._reading_paused and not takes:
             self._transport.abort()
             return
         self.heard = False

@@ -93,6 +93,7 @@ class Endpoint:
             "socket_connect_timeout": timeout_seconds,
             "retry": Retry(NoBackoff(), 0),
             "decode_responses": False,
+            "driver_info": None,  # CLIENT SETINFO: one more right, unknown to Redis before 7.2
         }
         if issubclass(self.kind, redis_connection.UnixDomainSocketConnection):
             del options["socket_keepalive"], options["socket_keepalive_options"]

@@ -187,9 +187,9 @@ class ChaosClient:
             with contextlib.suppress(ConnectionError, aiohttp.ClientError):
                 assert websocket is not None
                 await websocket.send_json({"type": kind, "id": ref, "payload": payload})
-                lost = asyncio.create_task(self._lost(connection))
-                await asyncio.wait([answer, lost], return_when=asyncio.FIRST_COMPLETED)
-                lost.cancel()
+            lost = asyncio.create_task(self._lost(connection))
+            await asyncio.wait([answer, lost], return_when=asyncio.FIRST_COMPLETED)
+            lost.cancel()
             if answer.done():
                 reply: Frame = answer.result()
                 return reply
