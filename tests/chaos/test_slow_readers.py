@@ -5,6 +5,7 @@ import statistics
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import psutil
 import pytest
@@ -59,7 +60,7 @@ async def latency(run: Run, client: Client, *, count: int = 60) -> float:
     for _ in range(count):
         number, sent = len(client.frames), time.time()
         await run.think(f"{sent}")
-        await client.until(lambda frames, after=number: len(frames) > after)
+        await client.until(lambda frames: len(frames) > number)  # noqa: B023 - awaited here
         taken.append(client.times[-1] - sent)
     return statistics.median(taken)
 
@@ -98,9 +99,8 @@ async def test_twenty_that_stop_reading_cost_the_others_nothing_and_catch_up(
             begun = time.monotonic()
             async with asyncio.TaskGroup() as group:
                 for reader in readers:
-                    group.create_task(
-                        reader.until(lambda reader=reader: seen(reader, f"{run.id}-{EVENTS}"))
-                    )
+                    last = partial(seen, reader, f"{run.id}-{EVENTS}")
+                    group.create_task(reader.until(last))
             caught_up = time.monotonic() - begun
             # Level again: what is published now is pushed.
             emissions.append(await padded(run, EVENTS + 1))
@@ -127,8 +127,8 @@ async def test_twenty_that_stop_reading_cost_the_others_nothing_and_catch_up(
         )
         report(
             Row(
-                fault=f"{READERS} readers stopped (each {each / 2**20:.2f} MiB, the others' latency "
-                f"{await meanwhile / baseline:.1f} times that without)",
+                fault=f"{READERS} readers stopped ({each / 2**20:.2f} MiB each; others' latency x "
+                f"{await meanwhile / baseline:.1f})",
                 published=len(emissions),
                 delivered=sum("id" in frame for reader in everyone for frame in reader.frames),
                 lost=len(violations),
@@ -165,7 +165,7 @@ async def test_who_reads_slowly_is_kept_and_who_takes_next_to_nothing_is_closed_
     monkeypatch.setattr(WebSocket, "close", watched)
 
     async def keep_taking(reader: SlowReader, most: int, over: asyncio.Event) -> None:
-        while not over.is_set() and await reader.take(most):
+        while not over.is_set() and await reader.take(most):  # noqa: ASYNC110 - a pace, no wait
             await asyncio.sleep(0.02)
 
     over = asyncio.Event()
@@ -234,3 +234,23 @@ async def test_what_a_stalled_reader_missed_of_a_text_comes_merged_and_its_event
     wanted = [f["id"] for f in quick.logged()]
     assert ids == wanted, f"{len(ids)} of {len(wanted)} events"
     report(Row(fault="60 deltas to a stalled reader", published=60, delivered=1, lost=0, doubled=0))
+
+
+async def test_a_heartbeat_does_not_cut_off_who_could_not_be_heard_until_now(
+    gateway: Gateway, base: str, settings: Settings
+) -> None:
+    """It cannot answer a ping that lies behind what it has not read."""
+    async with (
+        slow_reader(base, "alice") as slow,
+        Publisher(settings=settings) as publisher,
+        publisher.run(user_id="alice", agent_name="large") as run,
+    ):
+        (websocket,) = gateway.node.sockets
+        number = 0
+        while not websocket.outbox.stalled:
+            number += 1
+            await padded(run, number)
+        websocket.heard = False  # as the last beat left it: the ping is behind all this
+        await slow.until(lambda: not websocket.outbox.stalled)
+        websocket.beat()
+        assert not websocket._transport.is_closing(), "cut off as soon as it could be heard again"

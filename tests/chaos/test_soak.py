@@ -27,8 +27,11 @@ TTL: Final = 40
 MOST_GROWTH: Final = 1.15
 """Of a process's memory from the first half to the second: caches fill, allocators keep some."""
 
-LOGGED: Final = ("request_failed", "relay_task_failed", "command_failed", "feeding_failed",
-                 "isolation_violation", "malformed", "never retrieved", "Task was destroyed")  # fmt: skip
+LOGGED: Final = (
+    "request_failed", "relay_task_failed", "command_failed", "feeding_failed", "malformed",
+    "isolation_violation", "never retrieved", "Task was destroyed",
+)  # fmt: skip
+"""What no program may print, whatever its clients and its fellows do."""
 
 pytestmark = [
     pytest.mark.chaos,

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tests.support.clients import Client
 from tests.support.servers import token
 
-USERS: Final = (
+USERS: Final[tuple[tuple[str | None, str], ...]] = (
     # (tenant, user): each could be taken for another one where ids are joined or matched.
     (None, "a"), (None, "a:b"), (None, "a%3Ab"), ("a", "b"), ("a:b", "c"), ("a", "b:c"),
     (None, "{1}"), (None, "{"), (None, "*"), (None, "?"), (None, "[a-z]"), (None, "a b\u2028c"),
@@ -70,7 +70,7 @@ class Person:
     def __init__(self, number: int) -> None:
         self.number = number
         self.tenant, self.user = USERS[number]
-        claims = {} if self.tenant is None else {"tenant": self.tenant}
+        claims: dict[str, Any] = {} if self.tenant is None else {"tenant": self.tenant}
         self.token = token(self.user, **claims)
         self.clients: dict[str, Client] = {}
 
@@ -83,13 +83,12 @@ class Person:
 
     async def begin(self, shape: str) -> tuple[str, Origin]:
         """A run from this connection; its id, and where it belongs."""
-        query = SHAPES[shape]
-        payload: dict[str, Any] = {"agent": "five"}
-        if "thread_id" not in query:
-            payload["thread_id"] = THREADS[self.number % len(THREADS)]
+        asked = SHAPES[shape].get("thread_id")
+        thread = asked or THREADS[self.number % len(THREADS)]
+        payload = {"agent": "five"} if asked else {"agent": "five", "thread_id": thread}
         ref = f"{self.number} {shape}"
         run_id = await self.clients[shape].ask("hello", ref=ref, **payload)
-        return run_id, Origin(self.number, shape, query.get("thread_id", payload.get("thread_id")))
+        return run_id, Origin(self.number, shape, thread)
 
     def got(self, shape: str) -> dict[str, list[str]]:
         """Run id → the types of its events that this connection got, in order."""
@@ -98,3 +97,8 @@ class Person:
             if "run_id" in frame and "ref" not in frame:
                 found.setdefault(frame["run_id"], []).append(frame["type"])
         return found
+
+    def owners(self, shape: str, run_id: str) -> set[str]:
+        """Whose events of a run this connection was shown; V2 frames do not say it."""
+        frames = self.clients[shape].frames
+        return {f.get("user_id", self.user) for f in frames if f.get("run_id") == run_id}

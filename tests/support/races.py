@@ -9,7 +9,7 @@ seed, so that over many connections every order of the steps occurs.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -116,7 +116,9 @@ class Lane:
 
     # --- publishing
 
-    async def live(self, connections: int, connect: Callable[["Lane"], Awaitable[None]]) -> None:
+    async def live(
+        self, connections: int, connect: Callable[["Lane"], Coroutine[Any, Any, None]]
+    ) -> None:
         """One run from its beginning to its end; the last connection is made while it ends."""
         async with AsyncExitStack() as stack:
             run = await stack.enter_async_context(self._open("t"))
@@ -189,7 +191,7 @@ class Lane:
     # --- reading
 
     async def read(self, base: str, http: aiohttp.ClientSession) -> None:
-        """Connect, and read until everything that was published before some later moment is here."""
+        """Connect, and read until all that was published before some later moment is here."""
         while not await self._read_once(base, http):
             self.refused += 1
 
@@ -276,10 +278,12 @@ class Interleaving:
         self._hook(monkeypatch, node.broker, "newest", lambda channels: channels[0].live)
         self._hook(monkeypatch, node.relay.subscriber, "subscribe", lambda channel: channel)
 
-    def add(self, lane: Lane) -> None:
+    def add(self, lane: Lane) -> bytes:
+        """From now on; the lane's live channel."""
         owner = Owner("", lane.user)
         channel = self._keys.channel(owner, ChannelScope(lane.place.scope), lane.place.name)
         self.lanes[channel.live] = lane
+        return channel.live
 
     def _hook(
         self,

@@ -19,7 +19,7 @@ Frame = dict[str, Any]
 
 
 class SlowReader:
-    """``frames`` is what was read so far; thoughts are cut to their first word: padding is large."""
+    """``frames`` is what was read so far; thoughts are cut to their first word."""
 
     def __init__(self, port: int, user: str, query: dict[str, str]) -> None:
         self.user, self.frames = user, list[Frame]()
