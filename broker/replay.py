@@ -20,10 +20,15 @@ MAX_HEARD: Final = 256
 """Live entries kept while reading. Beyond that they are dropped: the log has them."""
 
 
+TRAIL: Final = 32
+"""Positions that a follower remembers at least: what a failover takes back is seldom more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Glance:
     """What the log shows around a cursor; ``None`` = no such entry.
 
+    ``shared``: of the positions that led to the cursor, the last that the log has.
     ``whole``: nothing was trimmed from its front. ``now_ms``: Redis' clock, when it was read.
     """
 
@@ -31,6 +36,7 @@ class Glance:
     oldest: Cursor | None
     before: Cursor | None
     newest: Cursor | None
+    shared: Cursor | None = None
     whole: bool = True
     now_ms: int = 0
 
@@ -52,9 +58,13 @@ def judge(cursor: Cursor, glance: Glance) -> Start:
     return Start(glance.before or ZERO, "forked")
 
 
-def judge_connected(position: Cursor, glance: Glance, *, ttl_ms: int) -> Start:
+def judge_connected(
+    position: Cursor, trail: Sequence[Cursor], glance: Glance, *, ttl_ms: int
+) -> Start:
     """The same for a reader that has all up to ``position``, which the log does not continue.
 
+    ``trail``: positions that led there. After a fork they tell what both histories share; the entry
+    below ``position`` need not be it, for two masters may have taken events at the same time.
     ``overrun``: what came next was trimmed before it could be read. No reason at all when the log
     has ended by its time-to-live of ``ttl_ms``: a log that nothing was added to for so long held
     nothing that this reader does not have.
@@ -68,20 +78,25 @@ def judge_connected(position: Cursor, glance: Glance, *, ttl_ms: int) -> Start:
         until_ms = glance.now_ms if glance.oldest is None else glance.oldest.ms
         if until_ms - position.ms >= ttl_ms:
             return Start(ZERO, None)
+    elif trail:
+        return Start(glance.shared or ZERO, "forked")
     return start
 
 
 class Follower:
-    """A position in one log. Level: the live channel alone continues it. Behind: read the log.
+    """A position in one log, and the last ones before it (``trail``, oldest first).
+
+    Level: the live channel alone continues it. Behind: read the log.
 
     Nothing has to be linked to ``0-0``: what came before may have been trimmed.
     """
 
-    __slots__ = ("_anywhere", "_doubted", "_heard", "_overflowed", "level", "position")
+    __slots__ = ("_anywhere", "_doubted", "_heard", "_overflowed", "level", "position", "trail")
 
     def __init__(self, position: Cursor, *, level: bool = False) -> None:
         self.position = position
         self.level = level
+        self.trail: list[Cursor] = []
         self._anywhere = position == ZERO and not level
         self._doubted: Entry | None = None
         self._heard: deque[Entry] = deque()
@@ -93,7 +108,7 @@ class Follower:
             return False
         if self.level:
             if entry.prev == self.position.raw:
-                self.position = entry.cursor
+                self._advance(entry)
                 return True
             self.level = False
         if len(self._heard) < MAX_HEARD:
@@ -121,7 +136,7 @@ class Follower:
             if entry.prev != self.position.raw and not self._anywhere:
                 return Page(passed, hole=True)
             self._anywhere = False
-            self.position = entry.cursor
+            self._advance(entry)
             passed.append(entry)
         if end:
             self._join(passed)
@@ -131,6 +146,8 @@ class Follower:
         """``entry``, just passed on, could not be taken: it is read again, and what follows it."""
         self.position = from_redis(entry.prev)
         self.level = False
+        if self.trail:
+            self.trail.pop()
 
     def restart(self, position: Cursor, *, linked: bool = True) -> None:
         """Go on from somewhere else, after a ``resync`` said so.
@@ -140,7 +157,14 @@ class Follower:
         """
         self.position = position
         self.level = False
+        self.trail.clear()
         self._anywhere = position == ZERO or not linked
+
+    def _advance(self, entry: Entry) -> None:
+        self.trail.append(self.position)
+        if len(self.trail) >= 2 * TRAIL:
+            del self.trail[:TRAIL]
+        self.position = entry.cursor
 
     def _join(self, passed: list[Entry]) -> None:
         """Continue with what was heard while reading; level if nothing is missing in between."""
@@ -152,7 +176,7 @@ class Follower:
             entry = self._heard[0]
             if entry.cursor > self.position:
                 if entry.prev == self.position.raw:
-                    self.position = entry.cursor
+                    self._advance(entry)
                     self._anywhere = False
                     passed.append(entry)
                 elif entry is not self._doubted:

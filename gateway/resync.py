@@ -60,9 +60,10 @@ async def go_on(broker: Broker, feed: Feed, follower: Follower) -> Resync | None
 
     None when nothing was missed.
     """
-    glance = await broker.glance(feed.channel, follower.position)
+    trail = tuple(follower.trail)
+    glance = await broker.glance(feed.channel, follower.position, trail)
     ttl_ms = broker.limits.history_ttl_seconds * 1000
-    start = judge_connected(follower.position, glance, ttl_ms=ttl_ms)
+    start = judge_connected(follower.position, trail, glance, ttl_ms=ttl_ms)
     follower.restart(start.position, linked=not glance.found)
     if start.reason is None:
         return None

@@ -10,6 +10,7 @@ from typing import Any, Final
 from broker.channels import Channel
 from broker.codec import Entry, from_log, unreadable
 from broker.cursor import ZERO, Cursor, from_redis
+from broker.errors import BrokerUnavailable
 from broker.events import encode_delta
 from broker.redis.store import Store, unavailable_if_refused
 from broker.replay import Glance
@@ -56,25 +57,34 @@ class Log(Store):
         return entries, len(reply) < most
 
     @unavailable_if_refused
-    async def glance(self, channel: Channel, cursor: Cursor) -> Glance:
-        """What :func:`~broker.replay.judge` needs to know about a ``cursor``."""
+    async def glance(
+        self, channel: Channel, cursor: Cursor, trail: Sequence[Cursor] = ()
+    ) -> Glance:
+        """What :func:`~broker.replay.judge` needs to know about a ``cursor``.
+
+        ``trail``: the positions that led to it, if they are known, oldest first.
+        """
         log = channel.log
         below = (
             "0-0" if cursor == ZERO else f"({cursor}"
         )  # nothing lies below; Redis refuses "(0-0"
         client = self.client
-        here, oldest, before, newest, (seconds, micros) = await asyncio.gather(
+        here, oldest, before, newest, (seconds, micros), *led = await asyncio.gather(
             client.submit("XRANGE", log, str(cursor), str(cursor)),
             client.submit("XRANGE", log, "-", "+", "COUNT", 1),
             client.submit("XREVRANGE", log, below, "-", "COUNT", 1),
             client.submit("XREVRANGE", log, "+", "-", "COUNT", 1),
             client.submit_to(log, "TIME"),
+            *[client.submit("XRANGE", log, str(each), str(each)) for each in trail],
         )
         return Glance(
             found=bool(here),
             oldest=_first(oldest),
             before=_first(before),
             newest=_first(newest),
+            shared=next(
+                (each for each, found in zip(trail[::-1], led[::-1], strict=True) if found), None
+            ),
             whole=not oldest or oldest[0][1][1].startswith(b"0-0 "),
             now_ms=int(seconds) * 1000 + int(micros) // 1000,
         )
@@ -86,6 +96,25 @@ class Log(Store):
             [("XREVRANGE", channel.log, "+", "-", "COUNT", 1) for channel in channels]
         )
         return [_first(reply) or ZERO for reply in replies]
+
+    async def ends(self, channels: Sequence[Channel]) -> list[Cursor | None]:
+        """The same, None of a log that cannot be read now.
+
+        :class:`~broker.errors.BrokerUnavailable` when Redis is there for none of them.
+        """
+        replies = await asyncio.gather(
+            *[
+                self.client.submit("XREVRANGE", channel.log, "+", "-", "COUNT", 1)
+                for channel in channels
+            ],
+            return_exceptions=True,
+        )
+        away = [reply for reply in replies if isinstance(reply, BrokerUnavailable)]
+        if away and len(away) == len(replies):
+            raise away[0]
+        return [
+            None if isinstance(reply, BaseException) else _first(reply) or ZERO for reply in replies
+        ]
 
     @unavailable_if_refused
     async def open_runs(self, channel: Channel) -> list[str]:

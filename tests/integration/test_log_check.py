@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from broker.channels import Channel, Owner, Scope
+from broker.codec import Entry
+from broker.cursor import Cursor
 from broker.redis import scripts
 from broker.redis.broker import Broker
 from gateway.app import Gateway
@@ -51,9 +53,9 @@ async def test_only_logs_that_went_on_are_read_and_all_channels_are_level_again(
     repaired: list[Feed] = []
     repair = relay.repair
 
-    def noted(feed: Feed) -> None:
+    def noted(feed: Feed, *, cut_off: bool = False) -> None:
         repaired.append(feed)
-        repair(feed)
+        repair(feed, cut_off=cut_off)
 
     monkeypatch.setattr(relay, "repair", noted)
 
@@ -88,3 +90,65 @@ class Held:
     async def __call__(self) -> object:
         await self._event.wait()
         return await self._call()  # type: ignore[operator]
+
+
+async def test_a_log_that_cannot_be_read_keeps_no_other_from_being_proven(
+    gateway: Gateway, broker: Broker
+) -> None:
+    unreadable, missed, quiet = await opened(gateway, 3)
+    relay = gateway.node.relay
+    relay.subscriber._source.locate = hold = Held(relay.subscriber._source.locate)  # type: ignore[attr-defined]
+    relay.subscriber.reconnect(b"")
+    await eventually(lambda: not relay.subscriber.hearing)
+    await append(broker, missed.channel)
+    await broker.client.execute("SET", unreadable.channel.log, "no stream", "EX", 60)
+    hold.go()
+    await eventually(lambda: relay.subscriber.hearing)
+    await eventually(lambda: gateway.node.ready)
+    await eventually(lambda: missed.follower.level and quiet.follower.level)
+    assert [missed.follower.position] == await broker.newest([missed.channel])
+    assert not unreadable.follower.level
+
+    await broker.client.execute("DEL", unreadable.channel.log)
+    await eventually(lambda: unreadable.follower.level)
+
+
+async def test_an_end_read_before_another_interruption_proves_nothing(
+    gateway: Gateway, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (feed,) = await opened(gateway, 1)
+    relay = gateway.node.relay
+    monkeypatch.setattr(relay, "check_tails", Nothing())  # it would find out later
+
+    async def away_while_appending() -> Held:
+        relay.subscriber._source.locate = hold = Held(relay.subscriber._source.locate)  # type: ignore[attr-defined]
+        relay.subscriber.reconnect(b"")
+        await eventually(lambda: not relay.subscriber.hearing)
+        await append(broker, feed.channel)
+        return hold
+
+    read = gateway.node.broker.read
+    replied, passed_on = asyncio.Event(), asyncio.Event()
+
+    async def late(channel: Channel, after: Cursor) -> tuple[list[Entry], bool]:
+        page = await read(channel, after)
+        replied.set()
+        await passed_on.wait()
+        return page
+
+    monkeypatch.setattr(gateway.node.broker, "read", late)
+    (await away_while_appending()).go()
+    await replied.wait()
+    (await away_while_appending()).go()
+    await eventually(lambda: relay.subscriber.hearing)
+    await eventually(lambda: not relay.log_check.pending)
+    passed_on.set()
+    await eventually(lambda: feed.follower.level)
+    assert [feed.follower.position] == await broker.newest([feed.channel])
+
+
+class Nothing:
+    """A call that does nothing."""
+
+    async def __call__(self, *_: object) -> None:
+        return None

@@ -8,7 +8,7 @@ import pytest
 from broker.redis.broker import Broker
 from gateway.app import Gateway
 from tests.mission_critical.test_g1_published_once import opened, thought
-from tests.support.clients import Client, Frame
+from tests.support.clients import Client, Frame, cursor_key
 
 
 async def test_g2_a_dropped_live_message_is_refilled_in_order(
@@ -172,3 +172,41 @@ async def test_g2_a_log_that_lost_its_tail_is_told_without_another_event(
             "channel_cursor": ids[2],
         }
     assert gateway.node.relay.hub.counters.resyncs == 1
+
+
+async def test_g2_what_another_master_took_at_the_same_time_is_not_passed_over(
+    gateway: Gateway, base: str, broker: Broker
+) -> None:
+    """The client has events of a master that is gone. The other one's have lower ids than the
+    client's last event, although it never saw them."""
+    claim = await opened(broker, "alice")
+    async with Client(base, "alice") as client:
+        await client.first("live")
+        ids = [await broker.publish(claim, thought(claim, seq)) for seq in range(1, 4)]
+        ms, _, number = ids[2].partition("-")
+        now_ms = 0
+        while now_ms <= int(ms):  # the next two in a later millisecond
+            seconds, micros = await broker.client.execute("TIME")
+            now_ms = int(seconds) * 1000 + int(micros) // 1000
+        ids += [await broker.publish(claim, thought(claim, seq)) for seq in range(4, 6)]
+        await client.until(lambda frames: frames[-1].get("seq") == 5)
+        log = claim.channel.log
+        entries = await broker.client.execute("XRANGE", log, "-", "+")
+        prev = ids[2].encode()
+        copied = [("XADD", log, own, *fields) for own, fields in entries[:3]]
+        for more, (_, (name, body)) in enumerate(entries[3:], start=1):
+            own = f"{ms}-{int(number) + more}".encode()
+            copied.append(("XADD", log, own, name, prev + b" " + body.partition(b" ")[2]))
+            prev = own
+        assert cursor_key({"id": prev.decode()}) < cursor_key({"id": ids[4]})
+        await broker.client.execute_many([("DEL", log), *copied])
+        resync = await client.first("resync")
+        assert resync["payload"] == {
+            "reason": "forked",
+            "from": ids[2],
+            "channel_cursor": prev.decode(),
+        }
+        at = client.frames.index(resync)
+        await client.until(lambda frames: frames[-1].get("id") == prev.decode())
+        after = [frame["seq"] for frame in client.frames[at:] if "seq" in frame]
+        assert after == [4, 5], "what both histories share comes once, the rest from the log"

@@ -18,6 +18,7 @@ from broker.codec import Entry, from_log
 from broker.cursor import ZERO, Cursor
 from broker.replay import (
     MAX_HEARD,
+    TRAIL,
     Follower,
     Glance,
     Page,
@@ -76,53 +77,73 @@ TTL = 100
 
 
 @pytest.mark.parametrize(
-    ("what", "position", "seen", "start"),
+    ("what", "position", "trail", "seen", "start"),
     [
         (
             "trimmed past the position",
             Cursor(5, 0),
+            [Cursor(4, 0)],
             {"oldest": Cursor(7, 0), "whole": False},
             Start(ZERO, "overrun"),
         ),
         (
             "trimmed before the first read",
             ZERO,
+            [],
             {"oldest": Cursor(7, 0), "whole": False},
             Start(ZERO, "overrun"),
         ),
         (
             "begun anew too soon: somebody deleted it",
             Cursor(5, 0),
+            [Cursor(4, 0)],
             {"oldest": Cursor(5 + TTL - 1, 0)},
             Start(ZERO, "expired"),
         ),
         (
             "begun anew after its time-to-live",
             Cursor(5, 0),
+            [Cursor(4, 0)],
             {"oldest": Cursor(5 + TTL, 0)},
             Start(ZERO, None),
         ),
-        ("gone too soon", Cursor(5, 0), {"now_ms": 5 + TTL - 1}, Start(ZERO, "expired")),
-        ("gone after its time-to-live", Cursor(5, 0), {"now_ms": 5 + TTL}, Start(ZERO, None)),
+        ("gone too soon", Cursor(5, 0), [], {"now_ms": 5 + TTL - 1}, Start(ZERO, "expired")),
+        ("gone after its time-to-live", Cursor(5, 0), [], {"now_ms": 5 + TTL}, Start(ZERO, None)),
         (
-            "rewritten behind a shared entry",
+            "rewritten, and nothing known but the position",
             Cursor(5, 0),
+            [],
             {"oldest": Cursor(1, 0), "before": Cursor(4, 0)},
             Start(Cursor(4, 0), "forked"),
         ),
         (
+            "rewritten, by another master meanwhile: what lies below the position is not shared",
+            Cursor(5, 0),
+            [Cursor(2, 0), Cursor(3, 5)],
+            {"oldest": Cursor(1, 0), "before": Cursor(4, 0), "shared": Cursor(2, 0)},
+            Start(Cursor(2, 0), "forked"),
+        ),
+        (
+            "rewritten from before everything that is remembered",
+            Cursor(5, 0),
+            [Cursor(2, 0), Cursor(3, 5)],
+            {"oldest": Cursor(1, 0), "before": Cursor(4, 0)},
+            Start(ZERO, "forked"),
+        ),
+        (
             "torn after the position",
             Cursor(5, 0),
+            [Cursor(4, 0)],
             {"found": True, "oldest": Cursor(1, 0), "before": Cursor(4, 0)},
             Start(Cursor(5, 0), "forked"),
         ),
     ],
 )
 def test_while_connected_the_reason_says_what_happened_to_the_log(
-    what: str, position: Cursor, seen: dict[str, Any], start: Start
+    what: str, position: Cursor, trail: list[Cursor], seen: dict[str, Any], start: Start
 ) -> None:
     shown = Glance(**{"found": False, "oldest": None, "before": None, "newest": None, **seen})
-    assert judge_connected(position, shown, ttl_ms=TTL) == start, what
+    assert judge_connected(position, trail, shown, ttl_ms=TTL) == start, what
 
 
 def glance(log: list[Cursor], cursor: Cursor) -> Glance:
@@ -156,6 +177,24 @@ def test_what_was_heard_twice_is_passed_on_once() -> None:
     assert follower.hear(two)
     assert not follower.hear(one)
     assert follower.level
+
+
+def test_the_trail_is_where_it_was_before_and_stays_short() -> None:
+    """Whatever moved it: heard, read, joined or given back."""
+    log = chain(*range(1, 4 * TRAIL))
+    follower = Follower(ZERO, level=True)
+    follower.hear(log[0])
+    follower.hear(log[2])  # a hole
+    follower.read(log[1:2], end=True)  # and what was heard behind it
+    assert follower.trail == [ZERO, log[0].cursor, log[1].cursor]
+    follower.give_back(log[2])
+    assert follower.trail == [ZERO, log[0].cursor]
+    follower.read(log[2:], end=True)
+    assert follower.position == log[-1].cursor
+    assert TRAIL <= len(follower.trail) < 2 * TRAIL
+    assert follower.trail[-1] == log[-2].cursor
+    follower.restart(log[5].cursor)
+    assert follower.trail == []
 
 
 def test_a_hole_is_filled_from_the_log_and_joined_with_what_was_heard() -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from agents_sdk.buffer import Buffer, Event, Item, Text
 from agents_sdk.deltas import MAX_PIECE_CHARACTERS
-from agents_sdk.pending import KEPT_ITEMS, Pending
+from agents_sdk.pending import KEPT_BYTES, KEPT_ITEMS, Pending
 from broker.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -25,12 +25,12 @@ from broker.lifecycle import State
 from broker.redis.publisher import Publication
 
 
-def event(seq: int, *, status: str | None = None) -> Event:
+def event(seq: int, *, status: str | None = None, body: bytes = b"{}") -> Event:
     return Event(
         Publication(
             seq=seq,
             event_type="agent_completed" if status else "agent_thinking",
-            body=b"{}",
+            body=body,
             state=State.COMPLETED if status else State.RUNNING,
             sent="st",
             status=status,
@@ -326,6 +326,40 @@ async def test_text_over_the_limit_fails_once_and_does_not_lose_the_run(
     assert [entry["event"] for entry in entries] == ["text_refused"]
     assert len(log.attempts) == attempts + 1, "text is not tried any more"
     assert log.arrived == [1, 2, 3, 4, 5, 6]
+    assert not lost
+
+
+async def test_an_event_that_overtook_another_is_sent_again(
+    buffer: Buffer, log: Log, lost: list[RuncastError]
+) -> None:
+    """As over the redirections of a Cluster. The first one is too large to be kept."""
+
+    async def overtake(item: Item) -> None:
+        if item.seq == 2:
+            log.fail = None
+            raise SequenceGap(subject="r", detail="at 0")
+
+    log.fail = overtake
+    buffer.put(event(1, body=b"x" * (KEPT_BYTES + 1)))
+    said = event(2)
+    buffer.put(said)
+    assert await buffer.confirmed(said, timeout_seconds=5) == "2-0"
+    assert log.arrived == [1, 2]
+    assert not lost
+
+
+async def test_text_that_ends_within_a_character_is_not_this_runs_and_fails_alone(
+    buffer: Buffer, log: Log, lost: list[RuncastError]
+) -> None:
+    async def foreign(item: Item) -> None:
+        if isinstance(item, Text):
+            raise SequenceGap(subject="r", detail="text at 3")
+
+    log.fail = foreign
+    buffer.put(Text(0, "Grüße", 7))
+    said = event(1)
+    buffer.put(said)
+    assert await buffer.confirmed(said, timeout_seconds=5) == "1-0"
     assert not lost
 
 
