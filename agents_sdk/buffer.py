@@ -196,9 +196,10 @@ class Buffer:
             if verdict.refused is not None:
                 self._refuse(verdict.refused, results[at])
             elif at < len(results) and isinstance(gap := results[at], SequenceGap):
-                # Of an item behind a failed one it says nothing; of the first one it does.
+                # Of an item behind others it says nothing: it may have overtaken them on the way to
+                # another node of a Cluster. Of the first one it does.
                 moved = True
-                if not self._rewind(window[at], gap):
+                if at == 0 and not self._rewind(window[at], gap):
                     self._refuse(self._pending.leave(), gap)
             await self._notify()
             if moved:
@@ -233,7 +234,10 @@ class Buffer:
         end = item.offset + item.size
         if self._text_failed or at == item.offset or at >= end:
             return 0
-        pieces = texts(at, self._written(at, end))
+        try:
+            pieces = texts(at, self._written(at, end))
+        except UnicodeDecodeError:  # it ends within a character, so it is somebody else's
+            return 0
         self._pending.replace_first(pieces)
         return len(pieces)
 

@@ -176,10 +176,10 @@ async def end_run(
     if taken is None:
         return None
     claim, status, code = taken
-    for publication in closing(
-        claim, status=status, code=code, epoch_ms=time.time_ns() // 1_000_000
-    ):
-        await broker.publish(claim, publication)
+    said = closing(claim, status=status, code=code, epoch_ms=time.time_ns() // 1_000_000)
+    # All of it is sent, in order, before anything is waited for: the end does not depend on whether
+    # a replica confirms what comes before it.
+    await asyncio.gather(*(broker.publish(claim, publication) for publication in said))
     return status
 
 

@@ -85,30 +85,35 @@ class Feeder:
     ) -> None:
         """Feed the socket from ``start`` on until it is level; ``then`` runs at that moment."""
         level = feed.follower.level and start.position == feed.follower.position
-        feed.joining[socket] = Joining(Follower(start.position, level=level))
-        self._spawn(self._catch_up(feed, socket, then))
+        joining = feed.joining[socket] = Joining(Follower(start.position, level=level))
+        self._spawn(self._catch_up(feed, socket, joining, then))
 
     async def _catch_up(
-        self, feed: Feed, socket: Socket, then: Callable[[Cursor], None] | None = None
+        self,
+        feed: Feed,
+        socket: Socket,
+        joining: Joining,
+        then: Callable[[Cursor], None] | None = None,
     ) -> None:
         try:
-            await self._bring_level(feed, socket, then)
+            await self._bring_level(feed, socket, joining, then)
         except Exception:
             # A client that is connected and told nothing would wait for ever.
             log.exception("feeding_failed", channel=feed.channel.live.decode())
             socket.unavailable()
 
     async def _bring_level(
-        self, feed: Feed, socket: Socket, then: Callable[[Cursor], None] | None = None
+        self,
+        feed: Feed,
+        socket: Socket,
+        joining: Joining,
+        then: Callable[[Cursor], None] | None,
     ) -> None:
-        joining = feed.joining.get(socket)
-        if joining is None:
-            return
         follower = joining.follower
         while feed.joining.get(socket) is joining:
             try:
                 if not follower.level:
-                    if not await self._read_on(feed, socket, follower):
+                    if not await self._read_on(feed, socket, joining):
                         return
                     continue
                 joining.deltas = []
@@ -133,9 +138,12 @@ class Feeder:
             socket.flush()
             return
 
-    async def _read_on(self, feed: Feed, socket: Socket, follower: Follower) -> bool:
+    async def _read_on(self, feed: Feed, socket: Socket, joining: Joining) -> bool:
         """One page of the log to one socket. False when the socket is gone."""
+        follower = joining.follower
         entries, end = await self._broker.read(feed.channel, follower.position)
+        if feed.joining.get(socket) is not joining:
+            return False  # detached, and perhaps attached again meanwhile
         page = follower.read(entries, end=end)
         for entry in page.entries:
             if not self._hub.write(feed, socket, entry):
@@ -147,7 +155,7 @@ class Feeder:
         socket.flush()
         if page.hole:
             resync = await go_on(self._broker, feed, follower)
-            if resync is not None:
+            if resync is not None and feed.joining.get(socket) is joining:
                 self._hub.counters.resyncs += 1
                 socket.send(resync.frame())
         return True
@@ -169,9 +177,9 @@ class Feeder:
         # Once level, so a log that begins later than ``after`` is a hole, also after ``0-0``.
         follower = Follower(after, level=True)
         follower.lose_touch()
-        feed.joining[member] = Joining(follower)
-        self._spawn(self._feed_when_drained(feed, as_socket(member)))
+        joining = feed.joining[member] = Joining(follower)
+        self._spawn(self._feed_when_drained(feed, as_socket(member), joining))
 
-    async def _feed_when_drained(self, feed: Feed, socket: Socket) -> None:
+    async def _feed_when_drained(self, feed: Feed, socket: Socket, joining: Joining) -> None:
         if await self._room(socket):
-            await self._catch_up(feed, socket)
+            await self._catch_up(feed, socket, joining)

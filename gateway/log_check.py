@@ -85,15 +85,16 @@ class LogCheck:
             self._running = False
 
     async def _prove(self, feeds: list[Feed]) -> None:
-        ends = await self._broker.newest([feed.channel for feed in feeds])
+        ends = await self._broker.ends([feed.channel for feed in feeds])
         for feed, end in zip(feeds, ends, strict=True):
-            if not self._is_open(feed) or feed.follower.level:
-                continue  # closed, or repaired meanwhile
+            if not self._is_open(feed) or feed.follower.level or feed.channel.live in self._due:
+                continue  # closed; repaired meanwhile; or interrupted again, and asked for again
             if end == feed.follower.position:
                 for entry in feed.follower.read([], end=True).entries:
                     self._hub.emit(feed, entry)
-            if not feed.follower.level:
-                self._repairs.repair(feed, cut_off=end < feed.follower.position)
+            if not feed.follower.level:  # one that cannot be read is tried there, again and again
+                cut_off = end is not None and end < feed.follower.position
+                self._repairs.repair(feed, cut_off=cut_off)
             for run in list(feed.texts):
                 self._repairs.refill(feed, run)
         self._repairs.flush()

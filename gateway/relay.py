@@ -176,30 +176,15 @@ class Relay:
         A lost last message leaves no hole to see, and a log that a failover cut off is shorter than
         what was heard of it.
         """
-        ends = await self.broker.newest([feed.channel for feed in feeds])
-        for feed, end in zip(feeds, ends, strict=True):
+        asked = [feed.follower.position for feed in feeds]
+        ends = await self.broker.ends([feed.channel for feed in feeds])
+        for feed, before, end in zip(feeds, asked, ends, strict=True):
             if not feed.follower.level:
                 self.repair(feed)  # under way already, unless it failed
-                continue
-            if end == feed.follower.position:
-                continue
-            if end > feed.follower.position:
-                # It may still be on its way; then it is dropped as old when it comes.
+            elif end is not None and (end > feed.follower.position or end < before):
+                # What is beyond may still be on its way; then it is dropped as old when it comes.
                 feed.follower.lose_touch()
-                self.repair(feed)
-            else:
-                await self._check_rewritten(feed)
-
-    async def _check_rewritten(self, feed: Feed) -> None:
-        follower = feed.follower
-        position = follower.position
-        glance = await self.broker.glance(feed.channel, position)
-        # Heard meanwhile: the end that was read is only old.
-        if glance.found or follower.position != position or not follower.level:
-            return
-        await self._go_on(feed)
-        self.repair(feed)
-        self.flush()
+                self.repair(feed, cut_off=end < before)
 
     async def _is_in_log(self, feed: Feed) -> bool:
         return (await self.broker.glance(feed.channel, feed.follower.position)).found
@@ -222,8 +207,9 @@ class Relay:
 
         ``cut_off``: the log was seen to end before that position, so nothing will follow it there.
         """
-        if feed.channel.live not in self._repairing | self._subscribing:
-            self._repairing.add(feed.channel.live)
+        live = feed.channel.live
+        if live not in self._repairing and live not in self._subscribing:
+            self._repairing.add(live)
             self._spawn(self._repair(feed, cut_off=cut_off))
 
     async def _repair(self, feed: Feed, *, cut_off: bool) -> None:
@@ -235,8 +221,10 @@ class Relay:
                         await self._go_on(feed)
                     cut_off = False
                     async with self._reads:
+                        before = self._interruptions
                         entries, end = await self.broker.read(feed.channel, follower.position)
-                    page = follower.read(entries, end=end)
+                    # The end is none if the live channel was interrupted since it was asked for.
+                    page = follower.read(entries, end=end and self._interruptions == before)
                     for entry in page.entries:
                         self.hub.counters.repaired += 1
                         self.hub.emit(feed, entry)

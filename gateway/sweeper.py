@@ -25,6 +25,9 @@ LOCK_MS: Final = 2500
 MOST_PER_PARTITION: Final = 100
 """Runs looked at per partition and tick; more are left to the next tick."""
 
+MOST_AT_ONCE: Final = 64
+"""Runs that are ended at the same time: they share pipelines, and confirmations by a replica."""
+
 POSTPONE_MS: Final = 60_000
 """A run that cannot be read is looked at again after this."""
 
@@ -35,6 +38,7 @@ class Sweeper:
     def __init__(self, broker: Broker, *, node_id: str) -> None:
         self._broker = broker
         self._node_id = node_id
+        self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -52,17 +56,19 @@ class Sweeper:
         epoch_ms = int(seconds) * 1000 + int(micros) // 1000
         partitions = range(self._broker.keys.partitions)
         ended = 0
-        for partition, runs in await self._due(partitions, epoch_ms):
-            for raw in runs:
-                run_id = raw.decode(errors="replace")
-                try:
-                    ended += await self._look_at(partition, run_id)
-                except UNREADABLE as error:
-                    # Nobody can end what cannot be read; it must not keep others from their end.
-                    log.error("run_unreadable", run=run_id, why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
-                    leases = self._broker.keys.leases(partition)
-                    later = epoch_ms + POSTPONE_MS
-                    await self._broker.client.execute("ZADD", leases, "XX", later, raw)
+        looks = (
+            self._look_at(partition, raw, epoch_ms)
+            for partition, runs in await self._due(partitions, epoch_ms)
+            for raw in runs
+        )
+        for outcome in await asyncio.gather(*looks, return_exceptions=True):
+            if isinstance(outcome, BrokerUnavailable) and self._broker.client.connected:
+                # Not confirmed by a replica, say. It must not keep others from their end.
+                log.warning("end_not_confirmed", why=outcome.why)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                ended += outcome
         return ended
 
     async def _due(self, partitions: range, epoch_ms: int) -> list[tuple[int, list[bytes]]]:
@@ -81,9 +87,17 @@ class Sweeper:
                     log.error("partition_unreadable", partition=each, why=str(error))  # noqa: TRY400 - as above
             return found
 
-    async def _look_at(self, partition: int, run_id: str) -> bool:
+    async def _look_at(self, partition: int, raw: bytes, epoch_ms: int) -> bool:
+        run_id = raw.decode(errors="replace")
         try:
-            status = await end_run(self._broker, partition, run_id, node_id=self._node_id)
+            async with self._at_once:
+                status = await end_run(self._broker, partition, run_id, node_id=self._node_id)
+        except UNREADABLE as error:
+            # Nobody can end what cannot be read; it is not looked at all the time.
+            log.error("run_unreadable", run=run_id, why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
+            leases, later = self._broker.keys.leases(partition), epoch_ms + POSTPONE_MS
+            await self._broker.client.execute("ZADD", leases, "XX", later, raw)
+            return False
         except Refused as refused:
             # Its worker or another sweeper was faster; the next tick sees what is left to do.
             log.info("sweep_refused", run=run_id, why=str(refused))

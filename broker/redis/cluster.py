@@ -148,7 +148,8 @@ class ClusterClient(RedisClient):
         if client.connected:  # at once: what was sent in order goes on in order
             self._send_on(answer, command, where, hops)
         else:
-            self._spawn(self._send_when_connected(answer, command, where, hops))
+            sent_on = self._spawn(self._send_when_connected(answer, command, where, hops))
+            sent_on.add_done_callback(partial(_not_sent, answer))
 
     def _send_on(
         self,
@@ -214,7 +215,13 @@ class ClusterClient(RedisClient):
         ]
         return f"not connected to {', '.join(missing)}" if missing else "some slots have no node"
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _not_sent(answer: asyncio.Future[Any], sent_on: asyncio.Task[None]) -> None:
+    if sent_on.cancelled() and not answer.done():
+        answer.set_exception(BrokerUnavailable(why="the client was stopped"))

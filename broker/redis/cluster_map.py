@@ -26,6 +26,10 @@ LOOK_SECONDS: Final = 15.0
 LOOK_AGAIN_SECONDS: Final = 0.25
 """Between two looks while something is amiss: a failover is decided somewhere in between."""
 
+LOOKS_AFTER_HINT: Final = 6
+"""How often to look again once something points at a change: the node that tells of a failover is
+ahead of those that are asked, and an answer of the same epoch may still be the old one."""
+
 MOST_ASKED: Final = 4
 """Nodes asked per look. Of their answers that of the highest epoch counts: one may be cut off."""
 
@@ -54,6 +58,7 @@ class ClusterMap:
         self.slots = SlotMap.nothing()
         self.why = ""
         self._looked: asyncio.Future[None] | None = None
+        self._told: set[int] = set()
 
     def start(self) -> None:
         """Look from now on."""
@@ -78,24 +83,34 @@ class ClusterMap:
         await asyncio.shield(self._looked)
 
     def moved(self, slot: int, server: Server) -> None:
-        """A node said that another one serves ``slot``."""
+        """A node said that another one serves ``slot``.
+
+        Believed once between two looks: nodes that do not agree would send everybody to and fro.
+        """
         if self.slots.server(slot) != server:
-            self.slots = self.slots.with_moved(slot, server)
-            self._on_look(self.slots)
             self.look_soon()
+            if slot not in self._told:
+                self._told.add(slot)
+                self.slots = self.slots.with_moved(slot, server)
+                self._on_look(self.slots)
 
     async def _keep_looking(self) -> None:
+        looks = 0
         while True:
-            self._wanted.clear()
+            if self._wanted.is_set():
+                looks = LOOKS_AFTER_HINT
+                self._wanted.clear()
             slots = await self._look()
             if slots is not None:
+                self._told.clear()
                 self.slots = slots
                 self._on_look(slots)
             if self._looked is not None:
                 self._looked.set_result(None)
                 self._looked = None
             await asyncio.sleep(LOOK_AGAIN_SECONDS * (0.5 + random.random()))  # noqa: S311 - jitter
-            if slots is not None and self._settled():
+            looks -= 1
+            if slots is not None and looks <= 0 and self._settled():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._wanted.wait()

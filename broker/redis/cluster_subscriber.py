@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Hashable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ from broker.redis.source import Fixed
 from broker.redis.subscriber import SHARDED, Acknowledged, Subscriber
 
 log = structlog.get_logger(__name__)
+
+_LISTEN_SECONDS: Final = 0.5
+"""How long a start waits for one node before it looks whether that is still the one to wait for."""
 
 NOT_SHARDED: Final = "it has no sharded pub/sub; a Cluster needs Redis 7.0 or newer, or Valkey"
 
@@ -89,7 +93,10 @@ class ClusterSubscriber:
                 while not self.hearing:
                     if not self._map.slots.complete:
                         await self._map.looked()
-                    await asyncio.gather(*(ear.wait_hearing() for ear in self._ears.values()))
+                    for ear in list(self._ears.values()):
+                        # Of a node that is being replaced nothing will ever be heard.
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(ear.wait_hearing(), _LISTEN_SECONDS)
         except TimeoutError:
             await self.stop()
             why = self.why or f"not connected to every node within {timeout_seconds:g} s"
@@ -160,10 +167,9 @@ class ClusterSubscriber:
         where = redirect(why, server)
         if where is not None and not where.once:
             self._map.moved(where.slot, where.server)  # moves all that is not at its place
-            return
         for channel in channels:
             if self._at.get(channel) != server:
-                continue
+                continue  # moved
             if why:  # not now: with the next look
                 self._evict([channel], server)
             else:

@@ -30,6 +30,13 @@ _CHECK_SECONDS: Final = 0.5
 """How often the oldest unanswered command is looked at."""
 
 
+def new_delays() -> Iterator[float]:
+    """Seconds to wait before each further try to connect."""
+    return full_jitter(
+        random.random, first_seconds=FIRST_DELAY_SECONDS, most_seconds=MOST_DELAY_SECONDS
+    )
+
+
 class ServerClient(RedisClient):
     """One connection that reconnects by itself until :meth:`stop`.
 
@@ -168,14 +175,14 @@ class ServerClient(RedisClient):
     async def _keep_connected(self) -> None:
         await self._source.start()
         try:
-            delays = self._new_delays()
+            delays = new_delays()
             while True:
                 opened = asyncio.get_running_loop().time()
                 if await self._connect():
                     await self._watch()
                     log.warning("redis_connection_lost", connection=self._name)
                     if asyncio.get_running_loop().time() - opened > 2 * _CHECK_SECONDS:
-                        delays = self._new_delays()
+                        delays = new_delays()
                 await asyncio.sleep(next(delays))
         finally:
             await self._source.stop()
@@ -229,8 +236,3 @@ class ServerClient(RedisClient):
         if not moved.cancelled():
             log.warning("redis_moved", connection=self._name, was=self._endpoint.place)
             self.drop()
-
-    def _new_delays(self) -> Iterator[float]:
-        return full_jitter(
-            random.random, first_seconds=FIRST_DELAY_SECONDS, most_seconds=MOST_DELAY_SECONDS
-        )

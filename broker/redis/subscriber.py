@@ -8,7 +8,6 @@ what was published meanwhile was not heard, so the owner then checks every log.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import suppress
@@ -18,10 +17,9 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from broker.backoff import full_jitter
 from broker.errors import BrokerUnavailable
 from broker.redis.connection import RedisConnection
-from broker.redis.server_client import FIRST_DELAY_SECONDS, MOST_DELAY_SECONDS
+from broker.redis.server_client import new_delays
 from broker.redis.slots import slot_of
 from broker.redis.source import Source
 
@@ -173,12 +171,11 @@ class Subscriber:
     def forget(self, channel: bytes) -> Acknowledged | None:
         """``channel`` is heard from elsewhere now; who waits for its acknowledgement still."""
         self._wanted.pop(channel, None)
-        waiting = self._early.pop(channel, None)
         for batch in self._batches:
             for each, acknowledged in batch:
-                if each == channel and waiting is None:
-                    waiting = acknowledged
-        return waiting
+                if each == channel:
+                    self._later(channel, acknowledged)
+        return self._early.pop(channel, None)
 
     def reconnect(self, channel: bytes = b"") -> None:
         """Drop the connection and open another: it was found deaf, for ``channel``."""
@@ -193,8 +190,10 @@ class Subscriber:
 
     def _later(self, channel: bytes, acknowledged: Acknowledged) -> None:
         """Whoever waits for an acknowledgement gets it from the next connection."""
-        first = self._early.setdefault(channel, acknowledged)
-        if first is not acknowledged:
+        first = self._early.get(channel)
+        if first is None or first.done():  # done: of a former wish, which nobody waits for
+            self._early[channel] = acknowledged
+        elif first is not acknowledged:
             first.add_done_callback(partial(_done, acknowledged))
 
     def _on_reply(self, reply: Any) -> None:
@@ -230,6 +229,10 @@ class Subscriber:
             self._on_refused([channel], "")
 
     def _refused(self, why: str) -> None:
+        if why.startswith("MOVED ") and not self._is_of_batch(slot := int(why.split()[1])):
+            # Of an unsubscription: the slot has moved, and its channels have left with it.
+            self._leaving = {each: n for each, n in self._leaving.items() if slot_of(each) != slot}
+            return
         self._refusal = why
         if self._on_refused is None or not self._batches:
             log.error("subscriber_refused", why=why)
@@ -239,6 +242,10 @@ class Subscriber:
         for channel, acknowledged in batch:
             self._later(channel, acknowledged)
         self._on_refused([channel for channel, _ in batch if channel in self._wanted], why)
+
+    def _is_of_batch(self, slot: int) -> bool:
+        """Whether the next subscription to be answered is for channels of ``slot``."""
+        return bool(self._batches) and slot_of(self._batches[0][0][0]) == slot
 
     def _on_lost(self, why: str) -> None:
         self._why = why
@@ -255,7 +262,7 @@ class Subscriber:
 
     async def _keep_hearing(self) -> None:
         await self._source.start()
-        delays = _new_delays()
+        delays = new_delays()
         try:
             while True:
                 self._lost.clear()
@@ -273,7 +280,7 @@ class Subscriber:
                 try:
                     restored = await self._subscribe_all()
                     if restored is not None:
-                        delays = _new_delays()
+                        delays = new_delays()
                         self.reconnects += 1
                         self._is_hearing.set()
                         self._refusal = ""
@@ -336,12 +343,6 @@ class Subscriber:
             remaining = iter(group)
             while batch := list(islice(remaining, BATCH)):
                 yield batch
-
-
-def _new_delays() -> Iterator[float]:
-    return full_jitter(
-        random.random, first_seconds=FIRST_DELAY_SECONDS, most_seconds=MOST_DELAY_SECONDS
-    )
 
 
 def _done(acknowledged: Acknowledged, _first: object = None) -> None:

@@ -7,11 +7,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from broker.channels import Owner, Scope
 from broker.config import Settings
+from broker.redis.broker import Broker
+from broker.redis.log import PAGE
+from broker.redis.records import AgentSpec, RunRequest
 from gateway import node as gateway_node
 from gateway import relay
 from gateway.app import Gateway
+from gateway.commands import new_id
 from gateway.websocket import WebSocket
+from tests.mission_critical.test_g1_published_once import thought
 from tests.support.clients import Client, eventually
 from tests.support.servers import token
 
@@ -144,3 +150,29 @@ async def test_an_idle_connection_has_no_task_of_its_own(gateway: Gateway, base:
     # One task per client is the test's own reader.
     await eventually(lambda: len(asyncio.all_tasks()) <= before + len(clients))
     await asyncio.gather(*(client.__aexit__() for client in clients))
+
+
+async def test_a_run_detached_in_mid_replay_and_attached_again_is_replayed_once(
+    base: str, broker: Broker
+) -> None:
+    owner, run_id = Owner("", "alice"), new_id()
+    request = RunRequest(
+        run_id=run_id,
+        owner=owner,
+        channel=broker.keys.channel(owner, Scope.RUN, run_id),
+        thread_id="t",
+        agent="any",
+    )
+    claim = await broker.open_run(request, AgentSpec(name="any"), worker_id="test")
+    last = 3 * PAGE
+    ids = [await broker.publish(claim, thought(claim, seq)) for seq in range(1, last + 1)]
+    strict = {"mode": "factory", "isolation_level": "strict"}
+    async with Client(base, "alice", query=strict) as client:
+        await client.first("live")
+        for ref in ("first", "second"):
+            await client.send("attach", {"run_id": run_id, "after": "0-0"}, ref=ref)
+            await client.send("detach", {"run_id": run_id}, ref=f"{ref} over")
+        await client.send("attach", {"run_id": run_id, "after": "0-0"}, ref="third")
+        await client.until(lambda frames: frames[-1].get("id") == ids[-1])
+        third = client.frames.index(await client.reply("third"))
+        assert [frame.get("id") for frame in client.frames[third + 1 :]] == ids

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from broker.redis.replicas import WAIT_MS
 from broker.redis.topology import new_client
 from gateway.app import Gateway
 from gateway.node import limits
+from gateway.sweeper import Sweeper
 from tests.integration.sdk_rig import ALICE, FaultyNetwork, ask, faulty_network, until
 from tests.integration.test_streamed_text import Reader
 from tests.support.clients import Client
@@ -329,6 +330,19 @@ async def test_a_run_cannot_be_opened_without_a_replica(pair: Pair, replicated: 
         pair.pause()
         with pytest.raises(BrokerUnavailable, match="no replica confirmed it in time"):
             await publisher.run(user_id="alice", agent_name="report").__aenter__()
+
+
+async def test_runs_of_a_lost_worker_end_without_a_replica_too(pair: Pair, broker: Broker) -> None:
+    """In one sweep: neither an open call nor another run that waits for a replica holds them up."""
+    claims = [await opened(broker) for _ in range(10)]
+    opening = replace(thinking(1), event_type="tool_executing", call_opened=("c1", "search"))
+    for claim in claims:
+        await in_time(lambda claim=claim: broker.publish(claim, opening))  # type: ignore[misc]
+        await broker.client.execute("ZADD", broker.keys.leases(claim.partition), 0, claim.run_id)
+    pair.pause()
+    await Sweeper(broker, node_id="test").sweep()
+    for claim in claims:
+        assert (await broker.run(ALICE, claim.run_id))["status"] == "abandoned"
 
 
 async def test_events_of_one_moment_share_a_wait(pair: Pair, broker: Broker) -> None:
