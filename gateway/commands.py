@@ -167,11 +167,17 @@ class Commands:
 
 
 async def end_run(
-    broker: Broker, partition: int, run_id: str, *, node_id: str, unclaimed_only: bool = False
+    broker: Broker,
+    partition: int,
+    run_id: str,
+    *,
+    node_id: str,
+    unclaimed_only: bool = False,
+    spare: bool = False,
 ) -> str | None:
     """Decide over a run whose time is up and end it if need be; its status when it was ended."""
     taken = await broker.take_over(
-        partition, run_id, node_id=node_id, unclaimed_only=unclaimed_only
+        partition, run_id, node_id=node_id, unclaimed_only=unclaimed_only, spare=spare
     )
     if taken is None:
         return None

@@ -8,6 +8,7 @@ little longer than a tick lets one of them act. It only saves work: each decisio
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final
 
 import structlog
@@ -32,23 +33,38 @@ POSTPONE_MS: Final = 60_000
 """A run that cannot be read is looked at again after this."""
 
 
+ABSENCE_SECONDS: Final = 3.0
+"""Without an answer from Redis for longer than this, a sweeper cannot judge by leases: the workers
+may have been cut off as well. It then waits for one lease before it calls any of them lost."""
+
+
 class Sweeper:
     """One gateway's sweeper."""
 
     def __init__(self, broker: Broker, *, node_id: str) -> None:
         self._broker = broker
         self._node_id = node_id
+        self._answered = self._spare_until = -math.inf
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
             try:
-                if await self._my_turn():
+                mine = await self._my_turn()
+                self._note_answer()
+                if mine:
                     await self.sweep()
+                    self._note_answer()
             except (BrokerUnavailable, ResponseError) as error:
                 log.warning("sweep_failed", why=str(error))
             await asyncio.sleep(TICK_SECONDS)
+
+    def _note_answer(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._answered > ABSENCE_SECONDS:
+            self._spare_until = now + self._broker.limits.lease_seconds
+        self._answered = now
 
     async def sweep(self) -> int:
         """Look at every run that is due; how many were ended."""
@@ -91,7 +107,13 @@ class Sweeper:
         run_id = raw.decode(errors="replace")
         try:
             async with self._at_once:
-                status = await end_run(self._broker, partition, run_id, node_id=self._node_id)
+                status = await end_run(
+                    self._broker,
+                    partition,
+                    run_id,
+                    node_id=self._node_id,
+                    spare=asyncio.get_running_loop().time() < self._spare_until,
+                )
         except UNREADABLE as error:
             # Nobody can end what cannot be read; it is not looked at all the time.
             log.error("run_unreadable", run=run_id, why=repr(error), at=place(error))  # noqa: TRY400 - the text says it

@@ -208,13 +208,20 @@ class Runs(Store):
         )
 
     async def take_over(
-        self, partition: int, run_id: str, *, node_id: str, unclaimed_only: bool = False
+        self,
+        partition: int,
+        run_id: str,
+        *,
+        node_id: str,
+        unclaimed_only: bool = False,
+        spare: bool = False,
     ) -> tuple[Claim, str, str] | None:
         """Decide over a run whose deadline has passed.
 
-        With ``unclaimed_only``: end one that was stopped before a worker had it. Returns (claim,
-        status, error code) when the caller is now
-        the one to write its terminal event; None when it is queued again or needs nothing.
+        With ``unclaimed_only``: end one that was stopped before a worker had it. With ``spare``:
+        give a claimed one that nobody stopped another lease, for its worker may have been cut off
+        from Redis as long as the caller was. Returns (claim, status, error code) when the caller is now the
+        one to write its terminal event; None when it is queued again or needs nothing.
         """
         keys, limits = self.keys, self.limits
         run_key = keys.run(partition, run_id)
@@ -239,7 +246,7 @@ class Runs(Store):
                 node_id,
                 milliseconds(limits.lease_seconds),
                 milliseconds(limits.queue_timeout_seconds),
-                "force" if unclaimed_only else "",
+                "force" if unclaimed_only else "spare" if spare else "",
                 limits.history_ttl_seconds,
             ],
         )

@@ -7,7 +7,7 @@ import time
 import aiohttp
 import pytest
 
-from tests.support.clients import FIVE, Client
+from tests.support.clients import FIVE, Client, eventually
 from tests.support.servers import Redis, free_port, running_fleet, running_redis
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
@@ -104,6 +104,34 @@ async def test_a_paused_redis_is_noticed_and_survived(redis_server: Redis) -> No
             end = await client.completed(run_id, seconds=25)
             seqs = [event["seq"] for event in client.events(run_id)]
             assert seqs == list(range(1, end["seq"] + 1))
+
+
+@pytest.mark.long
+async def test_runs_outlive_an_outage_longer_than_their_lease(redis_server: Redis) -> None:
+    """Their workers live and could not renew: nobody is lost because Redis was."""
+    del redis_server
+    with running_redis() as redis, running_fleet(redis, RUNCAST_LEASE_SECONDS="3") as fleet:
+        worker = fleet.worker()
+        base = fleet.gateway()
+        async with Client(base, "alice") as client:
+            run_id = await client.ask({"count": 400, "per_second": 20}, agent="beats")
+            await client.first("agent_thinking")
+            redis.kill()
+            assert await readiness(base, 503) < 10
+            began = time.monotonic()
+            await eventually(lambda: time.monotonic() - began > 2 * 3, seconds=10)
+            redis.start()
+            await readiness(base, 200)
+            end = await client.completed(run_id, seconds=40)
+            assert end["payload"]["status"] == "succeeded", (end, worker.printed())
+            seqs = [event["seq"] for event in client.events(run_id)]
+            assert seqs == list(range(1, end["seq"] + 1))
+            # And one whose worker really is lost is found all the same.
+            lost = await client.ask({"count": 400, "per_second": 20}, agent="beats", ref="m2")
+            await client.until(lambda _: len(client.events(lost)) > 2)
+            worker.end(signal.SIGKILL)
+            end = await client.completed(lost, seconds=20)
+            assert end["payload"]["status"] == "abandoned"
 
 
 def test_a_gateway_ends_while_redis_is_away(redis_server: Redis) -> None:

@@ -4,7 +4,9 @@
 -- now()      milliseconds since 1970, Redis' clock
 -- append(log, live, header, body, maxlen, ttl_seconds) -> id of the new entry
 --   header = "<owner> <thread> <run> <seq> <type>". The link to the entry before is read from the log
---   itself, so it cannot disagree with it, whatever a failover or a restart left behind.
+--   itself, so it cannot disagree with it, whatever a failover or a restart left behind. The first id of
+--   a millisecond does not end in 0 but in a digest of what it names: two masters that take events at the
+--   same time would otherwise give different events the same ids, and their histories could be spliced.
 -- is_there(run, id, other) -> whether run `other` has a hash; its key is made after `run`, the key of `id`
 -- oldest(thread, run, id) -> the thread's oldest open run, or false. Heads without a hash (expired, or
 --   lost in a failover) are taken off the list: nobody would ever end them, and they hold up the rest.
@@ -18,7 +20,14 @@ local function append(log, live, header, body, maxlen, ttl)
   local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
   local prev = newest[1] and newest[1][1] or '0-0'
   local linked = prev .. ' ' .. header .. '\n' .. body
-  local id = redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*', 'e', linked)
+  local at, wanted = now(), '*'
+  if at > tonumber(string.match(prev, '^%d+')) then
+    wanted = string.format('%.0f-%d', at, tonumber(string.sub(redis.sha1hex(prev .. header), 1, 5), 16))
+  end
+  local id = redis.pcall('XADD', log, 'MAXLEN', '~', maxlen, wanted, 'e', linked)
+  if type(id) == 'table' then -- the log's newest entries were deleted: it still knows their ids
+    id = redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*', 'e', linked)
+  end
   redis.call('EXPIRE', log, ttl)
   redis.call('PUBLISH', live, id .. ' ' .. linked)
   return id

@@ -3,7 +3,8 @@
 --
 -- KEYS  1 run  2 leases  3 open runs of the channel  4 open runs of the thread
 -- ARGV  1 run id  2 who asks  3 time to act in ms  4 queue time-out in ms
---       5 "force" to take an unclaimed run over at once (a stop before it started), else ""
+--       5 "force" to take an unclaimed run over at once (a stop before it started); "spare" to give a
+--         claimed run that nobody stopped one more lease: its worker may have had no way to renew it; else ""
 --       6 ttl in seconds
 -- Reply {"NOTHING"}                  not due any more, or gone
 --       {"ENQUEUE", agent}           lost worker and attempts left; held and now first; or waiting for
@@ -40,6 +41,10 @@ end
 
 if stop then
   return take_over('cancelled', 'stopped')
+end
+if ARGV[5] == 'spare' and worker then
+  redis.call('ZADD', KEYS[2], at + ARGV[3], id)
+  return {'NOTHING'}
 end
 if worker then
   if tonumber(stored[4]) <= tonumber(stored[5] or 0) then

@@ -1,0 +1,70 @@
+"""The one way to append: ids that grow, that no other history shares, and a link that holds."""
+
+import asyncio
+from typing import Any
+
+from broker.channels import Channel, Owner, Scope
+from broker.codec import from_log
+from broker.cursor import from_redis
+from broker.redis import scripts
+from broker.redis.broker import Broker
+
+APPEND = scripts.ALL[0].source.partition(b"local run, message")[0]
+
+
+async def append(broker: Broker, *channels: Channel, number: int = 1) -> list[bytes]:
+    """The same moment for all of these logs, another event in each of them; their new ids."""
+    keys: list[bytes] = [key for channel in channels for key in (channel.log, channel.live)]
+    heads = [f"{each.owner.token} t r {number} agent_thinking" for each in channels]
+    loop = (
+        b"local ids = {} for at = 1, #ARGV do ids[at] ="
+        b" append(KEYS[2 * at - 1], KEYS[2 * at], ARGV[at], '{}', 1000, 60) end return ids"
+    )
+    ids: list[bytes] = await broker.client.execute("EVAL", APPEND + loop, len(keys), *keys, *heads)
+    return ids
+
+
+def channel(broker: Broker, user: str) -> Channel:
+    return broker.keys.channel(Owner("", user), Scope.USER)
+
+
+async def entries(broker: Broker, log: Channel) -> list[Any]:
+    found = await broker.client.execute("XRANGE", log.log, "-", "+")
+    return [from_log(entry_id, fields[1]) for entry_id, fields in found]
+
+
+async def test_ids_grow_and_links_hold_however_fast_events_come(broker: Broker) -> None:
+    alice = channel(broker, "alice")
+    ids = [
+        entry_id
+        for batch in await asyncio.gather(*(append(broker, alice, number=n) for n in range(500)))
+        for entry_id in batch
+    ]
+    cursors = [from_redis(entry_id) for entry_id in ids]
+    assert cursors == sorted(set(cursors))
+    log = await entries(broker, alice)
+    assert [each.id for each in log] == ids
+    assert [each.prev for each in log] == [b"0-0", *ids[:-1]]
+
+
+async def test_two_events_of_one_moment_have_different_ids_in_different_histories(
+    broker: Broker,
+) -> None:
+    """As two masters write them that do not know of each other: with equal ids, the link to the one
+    would be taken for a link to the other, and the histories be spliced in silence."""
+    users = [channel(broker, f"user-{number}") for number in range(20)]
+    ids = await append(broker, *users)
+    assert len({entry_id.partition(b"-")[0] for entry_id in ids}) == 1, "one moment"
+    assert len(set(ids)) == len(ids)
+
+
+async def test_a_log_whose_newest_entry_was_deleted_goes_on(broker: Broker) -> None:
+    """Redis still knows the id and takes no lower one."""
+    alice = channel(broker, "alice")
+    [first] = await append(broker, alice)
+    future = b"%d-5" % (from_redis(first).ms + 3_600_000)
+    await broker.client.execute("XADD", alice.log, future, "e", "0-0 x\n{}")
+    await broker.client.execute("XDEL", alice.log, future)
+    [second] = await append(broker, alice, number=2)
+    assert from_redis(second) > from_redis(future)
+    assert (await entries(broker, alice))[-1].prev == first
