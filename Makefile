@@ -23,7 +23,7 @@ help: ## Show this list
 run: $(VENV)/.run ## Redis, gateway, worker and chat page on this machine (ARGS=--once: one sample, then stop)
 	@$(JOB) $(BIN)/runcast demo $(ARGS); exit $$?
 
-test: $(VENV)/.test ## Everything but the browser: unit, integration, chaos, then the promises one by one
+test: $(VENV)/.test ## Unit, integration and the quick half of chaos, then the promises one by one
 	$(PYTEST) $(PARALLEL) -m "not long" tests/unit tests/integration tests/chaos $(ARGS)
 	$(PYTEST) tests/mission_critical $(ARGS)
 
@@ -49,8 +49,8 @@ integration: $(VENV)/.test ## Against a real Redis
 critical: $(VENV)/.test ## The promises, on what real clients receive
 	$(PYTEST) tests/mission_critical $(ARGS)
 
-chaos: $(VENV)/.test ## Kill and starve parts of a running system
-	$(PYTEST) tests/chaos $(ARGS)
+chaos: $(VENV)/.test ## Every fault, with a table of what it cost (ARGS="-m long": what make test leaves out)
+	$(PYTEST) -n 2 --dist worksteal tests/chaos $(ARGS)
 
 browser: $(VENV)/.browser ## The chat page in a real headless Chromium
 	$(PYTEST) -n 2 tests/browser $(ARGS)

@@ -46,7 +46,10 @@ async def findings(settings: Settings) -> list[Finding]:
             server = await asyncio.to_thread(find_server)
             found.append(Finding("redis", ok=True, detail=f"embedded: {server}"))
         else:
-            found += await _redis(settings.redis_url, Keys(settings.prefix, settings.partitions))
+            keys = Keys(settings.prefix, settings.partitions)
+            found += await _redis(
+                settings.redis_url, keys, replicated=settings.durability == "replicated"
+            )
     except (RuncastError, ValueError) as error:
         found.append(
             Finding("redis", ok=False, detail=f"{str(error).rstrip('.')}. Check RUNCAST_REDIS_URL.")
@@ -69,13 +72,14 @@ def show(found: list[Finding], *, as_json: bool) -> None:
         console.print(line, soft_wrap=True)
 
 
-async def _redis(url: str, keys: Keys) -> list[Finding]:
+async def _redis(url: str, keys: Keys, *, replicated: bool) -> list[Finding]:
     client = new_client(url, name="check")
     await client.start(timeout_seconds=5.0)
     try:
         server = (await client.execute(b"INFO", b"server")).decode()
         memory = (await client.execute(b"INFO", b"memory")).decode()
         await _use(client, url, keys)
+        replicas = await client.submit_to(keys.nodes, "WAIT", 1, 500) if replicated else 1
     finally:
         await client.stop()
     version = _field(server, "redis_version")
@@ -83,6 +87,9 @@ async def _redis(url: str, keys: Keys) -> list[Finding]:
     found = [Finding("redis", ok=True, detail=f"reached, version {version}")]
     if numbers < OLDEST_VERSION:
         found = [Finding("redis", ok=False, detail=f"version {version}; 6.2 or newer is needed")]
+    if not replicas:
+        detail = "none confirms a write, so with RUNCAST_DURABILITY=replicated nothing is published"
+        found.append(Finding("redis replica", ok=False, detail=detail))
     policy = _field(memory, "maxmemory_policy")
     if policy not in ("", "noeviction"):
         detail = f"maxmemory-policy is {policy}: events can vanish. Set it to noeviction."

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from broker.config import Settings, load_settings, require_verification_key
-from broker.errors import ConfigurationError, RuncastError
+from broker.errors import BrokerUnavailable, ConfigurationError, RuncastError
 from broker.logs import configure_logging
 from gateway.client_errors import ChatError
 
@@ -52,7 +52,10 @@ def main() -> NoReturn:
     try:
         program()(prog_name="runcast")
     except (RuncastError, ChatError, OSError) as error:
-        Console(stderr=True).print("error:", str(error), style="red", markup=False, soft_wrap=True)
+        told = str(error)
+        if isinstance(error, BrokerUnavailable):
+            told = f"{told.rstrip('.')}. Check RUNCAST_REDIS_URL: runcast check tells more."
+        Console(stderr=True).print("error:", told, style="red", markup=False, soft_wrap=True)
     sys.exit(1)
 
 

@@ -56,7 +56,9 @@ class Sweeper:
                 if mine:
                     await self.sweep()
                     self._note_answer()
-            except (BrokerUnavailable, ResponseError) as error:
+            except BrokerUnavailable as error:  # an outage is logged by the connection
+                log.debug("sweep_failed", why=str(error))
+            except ResponseError as error:
                 log.warning("sweep_failed", why=str(error))
             await asyncio.sleep(TICK_SECONDS)
 

@@ -155,13 +155,13 @@ def claim_of(stored: Mapping[str, str], keys: Keys) -> Claim:
         agent=stored["agent"],
         content=request["content"],
         metadata=request["metadata"],
-        attempt=int(stored["attempt"]),
-        fence=int(stored["fence"]),
-        seq=int(stored["seq"]),
+        attempt=_whole(stored["attempt"]),
+        fence=_whole(stored["fence"]),
+        seq=_whole(stored["seq"]),
         sent=stored.get("sent", ""),
         parent_run_id=request["parent_run_id"],
         stop_requested="stop" in stored,
-        created_ms=int(stored["created"]),
+        created_ms=_whole(stored["created"]),
         state=State(stored["state"]),
         open_calls={
             name.removeprefix("call:"): _open_call(value)
@@ -174,3 +174,11 @@ def claim_of(stored: Mapping[str, str], keys: Keys) -> Claim:
 def _open_call(value: str) -> OpenCall:
     since_ms, _, tool = value.partition(" ")
     return OpenCall(tool, int(since_ms))
+
+
+def _whole(text: str) -> int:
+    """A number that Redis counts with: of 64 bits."""
+    number = int(text)
+    if abs(number) >= 1 << 63:
+        raise ValueError("a number of more than 64 bits")
+    return number

@@ -220,8 +220,8 @@ class Runs(Store):
 
         With ``unclaimed_only``: end one that was stopped before a worker had it. With ``spare``:
         give a claimed one that nobody stopped another lease, for its worker may have been cut off
-        from Redis as long as the caller was. Returns (claim, status, error code) when the caller is now the
-        one to write its terminal event; None when it is queued again or needs nothing.
+        from Redis as long as the caller was. Returns (claim, status, error code) when the caller is
+        now the one to write its terminal event; None when it is queued again or needs nothing.
         """
         keys, limits = self.keys, self.limits
         run_key = keys.run(partition, run_id)

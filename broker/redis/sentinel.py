@@ -50,10 +50,15 @@ class Sentinels:
         """The master that the sentinels' newest configuration names."""
         if not any(client.connected for client in self._clients):
             await self._any_connected()
-        ready = [client for client in self._clients if client.connected]
-        told = [answer for answer in await asyncio.gather(*map(self._ask, ready)) if answer]
+        answers = await asyncio.gather(*map(self._ask, self._clients))
+        told = [answer for answer in answers if not isinstance(answer, str)]
         if not told:
-            raise BrokerUnavailable(why=f"no sentinel names a master {self._address.master!r}")
+            whys = ", ".join(
+                f"{sentinel.place}: {answer}"
+                for sentinel, answer in zip(self._address.servers, answers, strict=True)
+            )
+            why = f"no sentinel names a master {self._address.master!r} ({whys})"
+            raise BrokerUnavailable(why=why)
         newest = max(told, key=lambda answer: int(answer["config-epoch"]))
         return self._address.data.at(newest["ip"], int(newest["port"]), must_be_master=True)
 
@@ -68,12 +73,19 @@ class Sentinels:
             if master.place != endpoint.place:
                 return
 
-    async def _ask(self, client: ServerClient) -> Mapping[str, str] | None:
+    async def _ask(self, client: ServerClient) -> Mapping[str, str] | str:
+        """What a sentinel says of the master, or why it says nothing."""
+        if not client.connected:
+            return client.why or "not connected"
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 reply = await client.execute("SENTINEL", "MASTER", self._address.master)
-        except (BrokerUnavailable, ResponseError, TimeoutError):
-            return None
+        except TimeoutError:
+            return "no answer in time"
+        except BrokerUnavailable as error:
+            return error.why
+        except ResponseError as error:
+            return str(error).partition(", with args")[0]
         return text_pairs(reply)
 
     async def _any_connected(self) -> None:

@@ -67,7 +67,7 @@ class ServerClient(RedisClient):
         self._keeper: asyncio.Task[None] | None = None
         self._is_connected = asyncio.Event()
         self._lost = asyncio.Event()
-        self._why = ""
+        self.why = ""
 
     @property
     def connected(self) -> bool:
@@ -93,7 +93,7 @@ class ServerClient(RedisClient):
             async with asyncio.timeout(timeout_seconds):
                 await self._is_connected.wait()
         except TimeoutError:
-            why = self._why or f"no connection within {timeout_seconds:g} s"
+            why = self.why or f"no connection within {timeout_seconds:g} s"
             raise BrokerUnavailable(why=why) from None
 
     async def stop(self) -> None:
@@ -197,16 +197,16 @@ class ServerClient(RedisClient):
             loaded = [self.submit("SCRIPT", "LOAD", each.source) for each in self._load]
             await asyncio.gather(*loaded)
         except (BrokerUnavailable, ResponseError) as error:
-            why = error.why if isinstance(error, BrokerUnavailable) else str(error)
+            why = error.why if isinstance(error, BrokerUnavailable) else _refusal(error)
             self.drop()
             self._disconnected(why)
-            if why != self._why:  # once per reason, not once per try
+            if why != self.why:  # once per reason, not once per try
                 log.warning("redis_unreachable", connection=self._name, why=why)
-                self._why = why
+                self.why = why
             return False
         if self._lost.is_set():  # gone again before this task's turn
             return False
-        self._why = ""
+        self.why = ""
         self._is_connected.set()
         return True
 
@@ -236,3 +236,11 @@ class ServerClient(RedisClient):
         if not moved.cancelled():
             log.warning("redis_moved", connection=self._name, was=self._endpoint.place)
             self.drop()
+
+
+def _refusal(error: ResponseError) -> str:
+    """Why the scripts cannot be loaded."""
+    why = str(error).partition(", with args")[0]  # else it repeats a whole script
+    if "unknown command" in why:
+        why += "; if it is a Sentinel, the URL is redis+sentinel://host:port/master"
+    return why
