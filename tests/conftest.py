@@ -1,5 +1,6 @@
 """Servers for every kind of test. A Redis per test process, a key prefix per test."""
 
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,6 +13,11 @@ from broker.redis.topology import new_client
 from gateway.app import Gateway
 from gateway.node import limits
 from tests.support.servers import OPERATOR_KEY, SECRET, Redis, running_redis
+
+# A shell that runs the tests in the background lets them ignore SIGINT, and their children inherit
+# that: Ctrl-C could not be tried.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
