@@ -80,6 +80,8 @@ class Probe:
         }
         heard = [trip for trip in trips if trip is not None]
         self.round_trip_ms = max(heard) if len(heard) == len(trips) else None
+        if not (self._client.connected and self._subscriber.hearing):
+            return  # an outage, or a connection on its way: nothing is known of what it hears
         for server, misses in self._misses.items():
             if misses >= MISSES:
                 log.error("subscriber_deaf", server=str(server), misses=misses)
