@@ -14,11 +14,11 @@ from tests.chaos.test_failover import (
     connected_to,
     forks,
     long_runs,
-    ready_is,
     succeeded,
 )
 from tests.support.chaos import Scene, chaos, until
 from tests.support.chaos_report import Report
+from tests.support.clients import ready_is
 from tests.support.redis_cluster import Cluster, cluster_redis
 from tests.support.redis_server import Server
 

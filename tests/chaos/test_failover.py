@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import unquote
 
-import aiohttp
 import pytest
 
 from broker.errors import BrokerUnavailable
@@ -16,6 +15,7 @@ from broker.redis.topology import new_client
 from tests.support.chaos import Scene, chaos, until
 from tests.support.chaos_client import ChaosClient
 from tests.support.chaos_report import Report
+from tests.support.clients import ready_is
 from tests.support.faults import named
 from tests.support.redis_server import Server, standalone
 from tests.support.servers import is_ready
@@ -41,18 +41,6 @@ def connected_to(server: Server) -> list[str]:
     """The names of Runcast's own connections to a server."""
     names = re.findall(r" name=(\S*)", server.raw("CLIENT", "LIST"))
     return [name for name in map(unquote, names) if name.startswith(OURS)]
-
-
-async def ready_is(base: str, wanted: int, *, seconds: float = 20.0) -> float:
-    """Wait until ``/readyz`` answers so; when it did (monotonic)."""
-    deadline = time.monotonic() + seconds
-    async with aiohttp.ClientSession() as http:
-        while True:
-            async with http.get(f"{base}/readyz") as response:
-                if response.status == wanted:
-                    return time.monotonic()
-            assert time.monotonic() < deadline, f"/readyz is not {wanted} within {seconds:g} s"
-            await asyncio.sleep(0.02)
 
 
 def succeeded(scene: Scene) -> None:

@@ -1,13 +1,12 @@
 """Redis down at the start, lost and back later, and slow to answer."""
 
-import asyncio
 import signal
 import time
 
 import aiohttp
 import pytest
 
-from tests.support.clients import FIVE, Client, eventually
+from tests.support.clients import FIVE, Client, eventually, ready_is
 from tests.support.servers import Redis, free_port, running_fleet, running_redis
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
@@ -35,17 +34,6 @@ def test_a_worker_without_redis_is_told_and_ends_with_1(redis_server: Redis) -> 
         assert "Traceback" not in worker.printed()
 
 
-async def readiness(base: str, wanted: int) -> float:
-    """Seconds until ``/readyz`` answers so."""
-    began = time.monotonic()
-    async with aiohttp.ClientSession() as http, asyncio.timeout(20):
-        while True:
-            async with http.get(f"{base}/readyz") as response:
-                if response.status == wanted:
-                    return time.monotonic() - began
-            await asyncio.sleep(0.02)
-
-
 async def test_redis_lost_and_back_loses_nothing_acknowledged(redis_server: Redis) -> None:
     """Killed in mid-run and started again on its append-only file: not ready meanwhile, messages
     are refused with ``broker_unavailable``, and then everything goes on by itself."""
@@ -58,7 +46,7 @@ async def test_redis_lost_and_back_loses_nothing_acknowledged(redis_server: Redi
             run_id = await client.ask({"count": 300, "per_second": 100}, agent="beats", ref="m2")
             await client.until(lambda _: len(client.events(run_id)) > 20)
             redis.kill()
-            assert await readiness(base, 503) < 10
+            await ready_is(base, 503, seconds=10)
             async with aiohttp.ClientSession() as http, http.get(f"{base}/ws/health") as response:
                 assert response.status == 503
                 body = await response.json()
@@ -69,7 +57,8 @@ async def test_redis_lost_and_back_loses_nothing_acknowledged(redis_server: Redi
             assert error["payload"]["code"] == "broker_unavailable"
             assert error["payload"]["retryable"] is True
             redis.start()
-            recovery = await readiness(base, 200)
+            began = time.monotonic()
+            recovery = await ready_is(base, 200) - began
             end = await client.completed(run_id, seconds=25)
             assert end["payload"]["status"] == "succeeded"
             seqs = [event["seq"] for event in client.events(run_id)]
@@ -97,10 +86,10 @@ async def test_a_paused_redis_is_noticed_and_survived(redis_server: Redis) -> No
             assert redis.process is not None
             redis.process.popen.send_signal(signal.SIGSTOP)
             try:
-                assert await readiness(base, 503) < 15
+                await ready_is(base, 503, seconds=15)
             finally:
                 redis.process.popen.send_signal(signal.SIGCONT)
-            await readiness(base, 200)
+            await ready_is(base, 200)
             end = await client.completed(run_id, seconds=25)
             seqs = [event["seq"] for event in client.events(run_id)]
             assert seqs == list(range(1, end["seq"] + 1))
@@ -117,11 +106,11 @@ async def test_runs_outlive_an_outage_longer_than_their_lease(redis_server: Redi
             run_id = await client.ask({"count": 400, "per_second": 20}, agent="beats")
             await client.first("agent_thinking")
             redis.kill()
-            assert await readiness(base, 503) < 10
+            await ready_is(base, 503, seconds=10)
             began = time.monotonic()
             await eventually(lambda: time.monotonic() - began > 2 * 3, seconds=10)
             redis.start()
-            await readiness(base, 200)
+            await ready_is(base, 200)
             end = await client.completed(run_id, seconds=40)
             assert end["payload"]["status"] == "succeeded", (end, worker.printed())
             seqs = [event["seq"] for event in client.events(run_id)]

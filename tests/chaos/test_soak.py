@@ -78,7 +78,14 @@ async def test_a_soak_loses_nothing_and_leaves_nothing_behind(report: Report) ->
                 replaced = soak.lost_worker = True
                 async with asyncio.TaskGroup() as group:
                     group.create_task(soak.round(ROUND_SECONDS + 4))
-                    await asyncio.sleep(2)
+                    await until(
+                        lambda: (
+                            len(scene.clients) > 0
+                            and all(client.accepted for client in scene.clients)
+                        ),
+                        seconds=20,
+                        what="everybody has a run under way",
+                    )
                     gateway = group.create_task(replace(scene.gateways[1]))
                     worker = group.create_task(replace(scene.workers[1]))
                 soak.lost_worker = False

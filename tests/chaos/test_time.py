@@ -9,7 +9,7 @@ import pytest
 import redis as redis_py
 
 from tests.support import chaos_client
-from tests.support.chaos import Scene, chaos
+from tests.support.chaos import Scene, chaos, until
 from tests.support.chaos_members import Member
 from tests.support.chaos_report import Report, Row
 from tests.support.clients import Client
@@ -45,10 +45,11 @@ def ttls(scene: Scene) -> dict[bytes, int]:
 
 async def gone(scene: Scene, parts: tuple[bytes, ...], *, seconds: float) -> None:
     """Wait until no key has one of these parts in its name."""
-    deadline = time.monotonic() + seconds
-    while left := [key for key in ttls(scene) if any(part in key for part in parts)]:
-        assert time.monotonic() < deadline, f"still there after {seconds:g} s: {left}"
-        await asyncio.sleep(0.05)
+    await until(
+        lambda: not [key for key in ttls(scene) if any(part in key for part in parts)],
+        seconds=seconds,
+        what=f"no key with {parts}",
+    )
 
 
 async def test_idle_beyond_the_logs_ttl_costs_a_connected_client_nothing(report: Report) -> None:
@@ -120,10 +121,11 @@ async def test_nothing_is_kept_for_ever(report: Report) -> None:
         for member in (*scene.workers, *scene.gateways):
             await asyncio.to_thread(member.process.end)
         # Isolated connections can be taken up for two minutes; nothing else lasts as long.
-        deadline = time.monotonic() + 2 * TTL + 4
-        while kept := [key for key in ttls(scene) if b":connection:" not in key]:
-            assert time.monotonic() < deadline, f"still there: {kept}"
-            await asyncio.sleep(0.1)
+        await until(
+            lambda: not [key for key in ttls(scene) if b":connection:" not in key],
+            seconds=2 * TTL + 4,
+            what="no key but those of isolated connections",
+        )
         with redis_py.Redis.from_url(scene.redis.url) as server:
             keys = server.dbsize()
         assert keys == len(ttls(scene)), "keys outside the prefix"

@@ -181,6 +181,18 @@ async def eventually(condition: Callable[[], bool], *, seconds: float = 8.0) -> 
             await asyncio.sleep(0.02)
 
 
+async def ready_is(base: str, wanted: int, *, seconds: float = 20.0) -> float:
+    """Look until ``/readyz`` answers so; when it did (monotonic)."""
+    deadline = time.monotonic() + seconds
+    async with aiohttp.ClientSession() as http:
+        while True:
+            async with http.get(f"{base}/readyz") as response:
+                if response.status == wanted:
+                    return time.monotonic()
+            assert time.monotonic() < deadline, f"/readyz is not {wanted} within {seconds:g} s"
+            await asyncio.sleep(0.02)
+
+
 def payload_of(frame: Frame) -> dict[str, Any]:
     """The payload, in either shape."""
     payload: dict[str, Any] = frame["payload"] if "payload" in frame else frame["data"]
