@@ -36,6 +36,8 @@ class Pane:
 
     async def expect_live(self) -> None:
         await expect(self.pill).to_have_text("Live")
+        # What came before is drawn with the page's next frame.
+        await self.page.evaluate("() => new Promise(requestAnimationFrame)")
 
     async def choose(
         self, mode: str = "Main", *, level: str | None = None, thread: str | None = None
