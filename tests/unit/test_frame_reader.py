@@ -419,10 +419,11 @@ def test_a_message_that_comes_byte_by_byte_is_looked_at_four_times() -> None:
     assert reader.looks == 4
 
 
-def test_an_idle_reader_is_small_and_a_refused_message_is_not_kept() -> None:
+@pytest.mark.parametrize("bad", [sent(FIN, b"\xff"), sent(FIN | TEXT), b"\x80\x00"])
+def test_an_idle_reader_is_small_and_a_refused_message_is_not_kept(bad: bytes) -> None:
     """Promise G7: what one client sends costs the others no memory when it is read or refused."""
     whole = text(b'{"type":"ping"}') + octets(TEXT, b"fragments")
-    refused = sent(TEXT, bytes(60_000)) + sent(FIN, b"\xff")
+    refused = sent(TEXT, bytes(60_000)) + bad
     readers = [FrameReader(LIMIT) for _ in range(100)]
     tracemalloc.start()
     try:
@@ -431,6 +432,7 @@ def test_an_idle_reader_is_small_and_a_refused_message_is_not_kept() -> None:
             reader.feed(whole)
         idle, _ = tracemalloc.get_traced_memory()
         readers[0].feed(refused)
+        assert readers[0].violation is not None
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
