@@ -26,7 +26,8 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 """The modules of the kernel's top level that touch the world, and may."""
 
 PURE_GATEWAY: Final = (
-    "session", "hub", "outbox", "close_codes", "frames", "handshake", "stats", "position",
+    "session", "hub", "outbox", "close_codes", "frames", "frame_reader", "handshake", "stats",
+    "position",
 )  # fmt: skip
 IMPURE: Final = frozenset({
     "asyncio", "aiohttp", "redis", "os", "time", "random", "secrets", "uuid", "socket", "threading",
