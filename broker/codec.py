@@ -12,17 +12,22 @@ in them. ``prev`` is the id of the entry before this one in the same log, ``0-0`
 
 from __future__ import annotations
 
-from broker.channels import Owner, encode_id
-from broker.cursor import Cursor, from_redis
+import re
+from typing import Final
 
-NO_ID = b"-"
+from broker.channels import Owner, encode_id
+from broker.cursor import ZERO, Cursor, from_redis
+
+NO_ID: Final = b"-"
 """Stands for the id of a live message that is not in the log."""
+
+_is_id: Final = re.compile(rb"\d{1,20}-\d{1,20}").fullmatch
 
 
 class Entry:
     """One event as the gateway sees it: the header's raw words, and ``body``, JSON without id."""
 
-    __slots__ = ("body", "cursor", "id", "owner", "prev", "run", "seq", "thread", "type")
+    __slots__ = ("body", "id", "owner", "prev", "run", "seq", "thread", "type")
 
     id: bytes
     prev: bytes
@@ -32,20 +37,20 @@ class Entry:
     seq: bytes
     type: bytes
     body: bytes
-    cursor: Cursor
 
     def __init__(self, header: bytes, body: bytes) -> None:
         words = header.split(b" ")
         self.id, self.prev, self.owner, self.thread, self.run, self.seq, self.type = words
         self.body = body
-        self.cursor = _NOWHERE if self.id == NO_ID else from_redis(self.id)
+
+    @property
+    def cursor(self) -> Cursor:
+        """The id, to be compared; ``0-0`` without one."""
+        return ZERO if self.id == NO_ID else from_redis(self.id)
 
     def text(self) -> bytes:
         """The event as clients get it: the body, with its id joined in."""
         return self.body if self.id == NO_ID else b'{"id":"' + self.id + b'",' + self.body[1:]
-
-
-_NOWHERE = Cursor(0, 0)
 
 
 def from_live(message: bytes) -> Entry:
@@ -53,12 +58,18 @@ def from_live(message: bytes) -> Entry:
     header, newline, body = message.partition(b"\n")
     if not newline or not header.isascii():
         raise ValueError("a live message has a header line, in ASCII")
-    return Entry(header, body)
+    entry = Entry(header, body)
+    if entry.id != NO_ID and not _is_id(entry.id):
+        raise ValueError("an id looks like 1763861234567-0")
+    return entry
 
 
 def from_log(entry_id: bytes, value: bytes) -> Entry:
     """A log entry's id and its field ``e``."""
-    return from_live(entry_id + b" " + value)
+    entry = from_live(entry_id + b" " + value)
+    if not _is_id(entry.prev):
+        raise ValueError("a log entry is linked to the one before")
+    return entry
 
 
 def unreadable(entry_id: bytes, prev: bytes) -> Entry:

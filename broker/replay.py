@@ -86,31 +86,44 @@ def judge_connected(
 class Follower:
     """A position in one log, and the last ones before it (``trail``, oldest first).
 
-    Level: the live channel alone continues it. Behind: read the log.
+    Level: the live channel alone continues it. Behind: read the log. It holds ids as Redis writes
+    them: that an entry is next is told by its link, which is compared as bytes; numbers are made
+    only where two positions have to be compared.
 
     Nothing has to be linked to ``0-0``: what came before may have been trimmed.
     """
 
-    __slots__ = ("_anywhere", "_doubted", "_heard", "_overflowed", "level", "position", "trail")
+    __slots__ = ("_anywhere", "_doubted", "_heard", "_overflowed", "_raw", "_trail", "level")
 
     def __init__(self, position: Cursor, *, level: bool = False) -> None:
-        self.position = position
+        self._raw = position.raw
         self.level = level
-        self.trail: list[Cursor] = []
+        self._trail: list[bytes] = []
         self._anywhere = position == ZERO and not level
         self._doubted: Entry | None = None
-        self._heard: deque[Entry] = deque()
+        self._heard: deque[Entry] | None = None
         self._overflowed = False
+
+    @property
+    def position(self) -> Cursor:
+        """Everything up to here was passed on."""
+        return from_redis(self._raw)
+
+    @property
+    def trail(self) -> list[Cursor]:
+        """The positions before it."""
+        return [from_redis(raw) for raw in self._trail]
 
     def hear(self, entry: Entry) -> bool:
         """A live entry. True: it is next, pass it on. False: old, or kept until the log is read."""
+        if self.level and entry.prev == self._raw:
+            self._advance(entry)
+            return True
         if entry.cursor <= self.position:
             return False
-        if self.level:
-            if entry.prev == self.position.raw:
-                self._advance(entry)
-                return True
-            self.level = False
+        self.level = False
+        if self._heard is None:
+            self._heard = deque()
         if len(self._heard) < MAX_HEARD:
             self._heard.append(entry)
         else:
@@ -131,10 +144,11 @@ class Follower:
         """
         passed: list[Entry] = []
         for entry in page:
-            if entry.cursor <= self.position:
-                continue
-            if entry.prev != self.position.raw and not self._anywhere:
-                return Page(passed, hole=True)
+            if entry.prev != self._raw:
+                if entry.cursor <= self.position:
+                    continue
+                if not self._anywhere:
+                    return Page(passed, hole=True)
             self._anywhere = False
             self._advance(entry)
             passed.append(entry)
@@ -144,10 +158,10 @@ class Follower:
 
     def give_back(self, entry: Entry) -> None:
         """``entry``, just passed on, could not be taken: it is read again, and what follows it."""
-        self.position = from_redis(entry.prev)
+        self._raw = entry.prev
         self.level = False
-        if self.trail:
-            self.trail.pop()
+        if self._trail:
+            self._trail.pop()
 
     def restart(self, position: Cursor, *, linked: bool = True) -> None:
         """Go on from somewhere else, after a ``resync`` said so.
@@ -155,37 +169,37 @@ class Follower:
         Not ``linked``: the log itself has a hole after ``position``, which was told, so whatever
         comes next follows.
         """
-        self.position = position
+        self._raw = position.raw
         self.level = False
-        self.trail.clear()
+        self._trail.clear()
         self._anywhere = position == ZERO or not linked
 
     def _advance(self, entry: Entry) -> None:
-        self.trail.append(self.position)
-        if len(self.trail) >= 2 * TRAIL:
-            del self.trail[:TRAIL]
-        self.position = entry.cursor
+        trail = self._trail
+        trail.append(self._raw)
+        if len(trail) >= 2 * TRAIL:
+            del trail[:TRAIL]
+        self._raw = entry.id
 
     def _join(self, passed: list[Entry]) -> None:
         """Continue with what was heard while reading; level if nothing is missing in between."""
         if self._overflowed:
             self._overflowed = False
-            self._heard.clear()
+            self._heard = None
             return
         while self._heard:
             entry = self._heard[0]
-            if entry.cursor > self.position:
-                if entry.prev == self.position.raw:
-                    self._advance(entry)
-                    self._anywhere = False
-                    passed.append(entry)
-                elif entry is not self._doubted:
-                    self._doubted = entry
-                    return
-                # else: heard before this page was asked for, and not in the log: a failover took it
-                # back. What follows shows whether the position is still there.
+            if entry.prev == self._raw:
+                self._advance(entry)
+                self._anywhere = False
+                passed.append(entry)
+            elif entry.cursor > self.position and entry is not self._doubted:
+                self._doubted = entry
+                return
+            # else old; or heard before this page was asked for, and not in the log: a failover took
+            # it back. What follows shows whether the position is still there.
             self._heard.popleft()
-        self._doubted = None
+        self._heard = self._doubted = None
         self._anywhere = False
         self.level = True
 

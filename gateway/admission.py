@@ -7,10 +7,10 @@ import hmac
 import secrets
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -21,6 +21,7 @@ from gateway.auth import Identity
 from gateway.commands import new_id
 from gateway.handshake import BadRequest, Opening
 from gateway.session import FrameError
+from gateway.sockets import Connected, Sockets
 
 TAKE_UP_SECONDS: Final = 120
 """How long an isolated connection can be taken up after its loss (protocol section 4)."""
@@ -32,14 +33,6 @@ FLOOD_FACTOR: Final = 3
 """Times the limit of messages a minute at which the connection is closed with 4429."""
 
 KEEP_SECONDS: Final = TAKE_UP_SECONDS + round(REFRESH_SECONDS)
-
-
-class Connected(Protocol):
-    """A connection that is there already."""
-
-    identity: Identity
-    opening: Opening
-    connection_id: str
 
 
 class Admission:
@@ -62,15 +55,14 @@ class Admission:
             if not self._arriving[owner]:
                 del self._arriving[owner]
 
-    def admit(self, identity: Identity, opening: Opening, connected: Collection[Connected]) -> None:
+    def admit(self, identity: Identity, opening: Opening, connected: Sockets[Any]) -> None:
         """Refuse with :class:`BadRequest` what the token or the limits do not allow."""
         if opening.user_id is not None and opening.user_id != identity.owner.user:
             raise BadRequest("user_mismatch", "user_id must be the token's subject", status=403)
         if identity.modes is not None and opening.mode not in identity.modes:
             raise BadRequest("mode_not_allowed", "the token does not allow this mode", status=403)
         most = self._settings.max_connections_per_user
-        there = sum(each.identity.owner == identity.owner for each in connected)
-        if there + self._arriving[identity.owner] >= most:
+        if connected.of(identity.owner) + self._arriving[identity.owner] >= most:
             raise BadRequest(
                 "too_many_connections", f"at most {most} connections per user", status=429
             )
@@ -115,7 +107,7 @@ class Admission:
         latest = await self._client.execute("GET", turns)
         return int(latest or 0) <= opening.turn
 
-    async def keep(self, connected: Collection[Connected]) -> None:
+    async def keep(self, connected: Iterable[Connected]) -> None:
         """Isolated connections can be taken up for their time, counted from their loss."""
         await self._client.execute_many(
             [

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
@@ -15,17 +14,10 @@ import orjson
 import structlog
 from aiohttp import web
 
-from broker.channels import Channel, Scope
 from broker.config import Settings
-from broker.cursor import ZERO
-from broker.errors import BrokerUnavailable
-from broker.replay import Start
-from gateway import close_codes, handshake
-from gateway.auth import Identity
-from gateway.commands import DEADLINE_SECONDS
-from gateway.credentials import AuthError, subprotocol_answer, token_from_request
-from gateway.frames import ws_close
-from gateway.handshake import ROUTES, BadRequest, Opening
+from gateway.entrance import Arrival, Entrance, Refusal
+from gateway.front import SILENT_SECONDS, Fronts
+from gateway.handshake import ROUTES
 from gateway.http_api import (
     NODE,
     OPEN_STATS,
@@ -38,9 +30,7 @@ from gateway.http_api import (
     stats,
 )
 from gateway.node import Node
-from gateway.session import FrameError
-from gateway.upgrade import is_websocket, upgrade
-from gateway.websocket import WebSocket
+from gateway.upgrade import Upgraded, bound_kernel_buffer, is_websocket, leave_aiohttp
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +66,7 @@ class DemoLogin(Protocol):
 
 
 DEMO: Final = web.AppKey("demo", DemoLogin)
+ENTRANCE: Final = web.AppKey("entrance", Entrance)
 
 
 def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Application:
@@ -85,7 +76,8 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     ConfigurationError for settings that no gateway can run with.
     """
     app = web.Application(client_max_size=settings.max_message_bytes, middlewares=[_as_problems])
-    app[NODE] = Node(settings)
+    node = app[NODE] = Node(settings)
+    app[ENTRANCE] = Entrance(node)
     app[OPEN_STATS] = demo is not None
     for path in ROUTES:
         app.router.add_get(path, websocket)
@@ -106,115 +98,32 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
 
 
 async def websocket(request: web.Request) -> web.StreamResponse:
-    """``GET /ws`` and the old routes: authenticate, check, subscribe, and only then upgrade."""
-    node = request.app[NODE]
-    if not is_websocket(request):
+    """``GET /ws`` and the old routes, of a client that had other requests, or no handshake."""
+    entrance = request.app[ENTRANCE]
+    if not is_websocket(request.method, request.headers):
         return problem(426, "upgrade_required", "This is a WebSocket endpoint (RFC 6455).")
-    origin = request.headers.get("Origin")
-    if not handshake.origin_allowed(origin, request.host, node.settings.allowed_origins):
-        return problem(403, "origin_not_allowed", "This origin may not connect.")
-    answer = subprotocol_answer(request.headers)
-    try:
-        identity = _authenticate(request, node)
-    except AuthError as error:
-        log.info(
-            "connection_refused",
-            reason=error.log_reason,
-            token_hash=error.token_hash,
-            code=error.code,
-        )
-        return _refuse(request, BadRequest(error.code, str(error), status=401), answer)
-    try:
-        opening = handshake.parse(request.path, request.query)
-        node.admission.admit(identity, opening, node.sockets)
-        if node.draining:
-            raise BadRequest("draining", "connect to another gateway", status=503)
-        if not node.ready:
-            raise BadRequest("broker_unavailable", "try again in a moment", status=503)
-        with node.admission.arriving(identity.owner):
-            opening = await node.admission.complete(identity, opening)
-            return await _open(request, node, identity, opening, answer)
-    except BadRequest as refusal:
-        return _refuse(request, refusal, answer)
-    except BrokerUnavailable:
-        return problem(503, "broker_unavailable", "Redis cannot be reached; try again.")
-
-
-async def _open(
-    request: web.Request,
-    node: Node,
-    identity: Identity,
-    opening: Opening,
-    answer: str | None,
-) -> web.StreamResponse:
-    """Subscribe and await the acknowledgement, upgrade, greet."""
-    feed = None
-    start, resync = Start(ZERO, None), None
-    run_id = opening.run_id
-    if run_id is not None or opening.scope is not Scope.RUN:
-        channel = node.channel(identity, opening, opening.connection or "", run_id)
-        if run_id is not None:
-            channel = await _strict_channel(node, identity, run_id)
-        feed = await node.relay.open(channel, timeout_seconds=DEADLINE_SECONDS)
-        start, resync = await node.relay.begin(feed, opening.after, bad_cursor=opening.bad_cursor)
-    member = WebSocket(node, identity, opening)
-    response = upgrade(request, lambda: member, answer)
-    if response is None:
-        raise BadRequest("gone", "the client went away", status=400)
-    member.start(feed, start, resync)
-    if opening.turn and feed is not None:
-        try:
-            if not await node.admission.announce(identity, opening, feed.channel.live):
-                member.taken_over()
-        except BrokerUnavailable:
-            # The former socket was not told, and two may not read one isolated channel.
-            member.unavailable()
-    return response
-
-
-async def _strict_channel(node: Node, identity: Identity, run_id: str) -> Channel:
-    try:
-        channel = await node.commands.channel(identity.owner, run_id)
-    except FrameError as error:
-        status = 503 if error.retryable or error.code == "internal" else 403
-        raise BadRequest(error.code, error.message, status=status) from None
-    if channel.scope is not Scope.RUN:
-        raise BadRequest("run_not_found", f"no strict run of yours is {run_id}", status=403)
-    return channel
-
-
-def _authenticate(request: web.Request, node: Node) -> Identity:
-    offer = token_from_request(
-        request.headers, request.query, allow_query_token=node.settings.allow_query_token
+    arrival = Arrival(
+        path=request.path, query=request.query, headers=request.headers, host=request.host
     )
-    if offer.token is None:
-        raise AuthError("unauthorized", "no token")
-    return node.verifier.verify(offer.token, time.time())
-
-
-def _refuse(request: web.Request, refusal: BadRequest, answer: str | None) -> web.StreamResponse:
-    """A refusal before the upgrade; to a browser, which cannot read that, by close code.
-
-    Nothing is subscribed at this point, and nothing is read from the socket afterwards.
-    """
-    code = {401: close_codes.UNAUTHORIZED, 403: close_codes.FORBIDDEN}.get(refusal.status)
-    if code is None or "Origin" not in request.headers:
-        return problem(refusal.status, refusal.code, refusal.detail)
-    response = upgrade(request, lambda: _Refused(code), answer)
-    return response or problem(refusal.status, refusal.code, refusal.detail)
-
-
-class _Refused(asyncio.Protocol):
-    """A socket that is told why, and closed."""
-
-    def __init__(self, why: close_codes.CloseCode) -> None:
-        self._why = why
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say it and close."""
-        stream = cast("asyncio.Transport", transport)
-        stream.write(ws_close(self._why.code, self._why.name))
-        stream.close()
+    try:
+        identity, opening = entrance.check(arrival)
+        admitted = await entrance.admit(arrival, identity, opening)
+    except Refusal as refusal:
+        if refusal.by_code is None:
+            return refusal.response
+        transport, answer, admitted = request.transport, refusal.answer(arrival), None
+    else:
+        transport, answer = request.transport, b""
+    if transport is None or transport.is_closing():
+        return problem(400, "gone", "The client went away.")
+    tail = leave_aiohttp(request)
+    if admitted is not None:
+        await entrance.greet(arrival, admitted, transport, tail)
+    else:
+        transport.set_protocol(asyncio.Protocol())
+        transport.write(answer)
+        transport.close()
+    return Upgraded()
 
 
 async def page(request: web.Request) -> web.StreamResponse:
@@ -294,6 +203,8 @@ class Gateway:
         self.port = settings.port
         self._share_port = share_port
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0, logger=_QUIET)
+        self._fronts: Fronts
+        self._server: asyncio.Server
 
     @property
     def url(self) -> str:
@@ -304,10 +215,15 @@ class Gateway:
         """Connect to Redis and listen. BrokerUnavailable or OSError when that cannot be."""
         listening = _listen(self.settings, share_port=self._share_port)
         self.port = listening.getsockname()[1]
+        loop = asyncio.get_running_loop()
         try:
             await self._runner.setup()
-            site = web.SockSite(self._runner, listening, backlog=BACKLOG)
-            await site.start()
+            aiohttp = cast("web.Server", self._runner.server)
+            self._fronts = Fronts(self.app[ENTRANCE], aiohttp)
+            self.node.on_tick = lambda: self._fronts.close_silent(loop.time() - SILENT_SECONDS)
+            self._server = await loop.create_server(
+                self._fronts, sock=listening, backlog=BACKLOG, start_serving=True
+            )
         except BaseException:
             listening.close()
             await self._runner.cleanup()
@@ -315,6 +231,8 @@ class Gateway:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        await self._fronts.close()
         await self._runner.cleanup()
 
     async def serve(self) -> None:
@@ -338,6 +256,7 @@ def _listen(settings: Settings, *, share_port: bool) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if share_port:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound_kernel_buffer(listening)
         listening.bind((settings.host, settings.port))
     except OSError:
         listening.close()

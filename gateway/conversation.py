@@ -17,11 +17,11 @@ from broker.channels import Channel, Level
 from broker.cursor import ZERO, Cursor
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
-from broker.replay import Start
 from gateway import close_codes, session
 from gateway.commands import DEADLINE_SECONDS, Message, new_id
 from gateway.credentials import AuthError
 from gateway.hub import Feed
+from gateway.resync import Beginning
 from gateway.session import Command, FrameError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Conversation:
         own_feed: Feed | None = None
         if opening.level is Level.STRICT:
             own_feed = await self._open(message.channel)
-            self._socket.join(own_feed, Start(ZERO, None))
+            self._socket.join(own_feed, Beginning(ZERO))
         # What the run publishes from now on waits until the client knows which run it is.
         self._socket.hold()
         try:
@@ -172,8 +172,8 @@ class Conversation:
     async def _detach(self, command: session.Detach) -> None:
         node, owner = self._socket.node, self._socket.identity.owner
         channel = await node.commands.channel(owner, command.run_id)
-        feed = self._socket.feeds.get(channel.live)
-        if self._socket.opening.level is not Level.STRICT or feed is None:
+        feed = node.relay.hub.feed(channel)
+        if self._socket.opening.level is not Level.STRICT or feed not in self._socket.feeds:
             raise FrameError("run_not_found", "not attached to this run", bad=False)
         self._socket.leave(feed)
         self._socket.answer("ok", command.ref, _at(feed))
@@ -190,7 +190,7 @@ class Conversation:
             socket.close(close_codes.FORBIDDEN)
             return
         socket.identity = identity
-        socket.expiry_told = False
+        socket.renewed()
         expires_at = timestamp(int(identity.expires_at * 1000))
         socket.answer("ok", command.ref, {"expires_at": expires_at})
 
@@ -201,15 +201,15 @@ class Conversation:
         if channel.scope is not self._socket.opening.scope:
             raise FrameError("run_not_found", f"no strict run of yours is {run_id}", bad=False)
         feed = await self._open(channel)
-        if channel.live in self._socket.feeds:
+        if feed in self._socket.feeds:
             return feed
         try:
-            start, resync = await node.relay.begin(feed, after, bad_cursor=bad_cursor)
+            beginning = await node.relay.begin(feed, after, bad_cursor=bad_cursor)
         except BrokerUnavailable:
             raise _unavailable() from None
-        if resync is not None:
-            self._socket.send(resync.frame())
-        self._socket.join(feed, start)
+        if beginning.resync is not None:
+            self._socket.send(beginning.resync.frame())
+        self._socket.join(feed, beginning)
         return feed
 
     async def _open(self, channel: Channel) -> Feed:

@@ -14,9 +14,9 @@ import structlog
 from broker.cursor import Cursor
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
-from broker.replay import Follower, Start
+from broker.replay import Follower, Page
 from gateway.hub import Feed, Hub, Joining, Member
-from gateway.resync import go_on
+from gateway.resync import Beginning, go_on
 
 log = structlog.get_logger(__name__)
 
@@ -79,14 +79,30 @@ class Feeder:
         self,
         feed: Feed,
         socket: Socket,
-        start: Start,
+        beginning: Beginning,
         *,
         then: Callable[[Cursor], None] | None = None,
     ) -> None:
-        """Feed the socket from ``start`` on until it is level; ``then`` runs at that moment."""
-        level = feed.follower.level and start.position == feed.follower.position
-        joining = feed.joining[socket] = Joining(Follower(start.position, level=level))
+        """Feed the socket from there on until it is level; ``then`` runs at that moment."""
+        level = feed.follower.level and beginning.position == feed.follower.position
+        follower = Follower(beginning.position, level=level)
+        room = self._write(feed, socket, follower, follower.read(beginning.page, end=False))
+        if room and self._hub.join(feed, socket, follower):
+            if then is not None:
+                then(follower.position)
+            return
+        joining = feed.joining[socket] = Joining(follower)
         self._spawn(self._catch_up(feed, socket, joining, then))
+
+    def _write(self, feed: Feed, socket: Socket, follower: Follower, page: Page) -> bool:
+        """A page of the log to one socket. False when it has no room for all of it."""
+        for entry in page.entries:
+            if not self._hub.write(feed, socket, entry):
+                # Read again when there is room: nothing newer may overtake it meanwhile.
+                follower.give_back(entry)
+                return False
+            self._hub.counters.replayed += 1
+        return True
 
     async def _catch_up(
         self,
@@ -145,14 +161,10 @@ class Feeder:
         if feed.joining.get(socket) is not joining:
             return False  # detached, and perhaps attached again meanwhile
         page = follower.read(entries, end=end)
-        for entry in page.entries:
-            if not self._hub.write(feed, socket, entry):
-                # Read again when there is room: nothing newer may overtake it meanwhile.
-                follower.give_back(entry)
-                socket.flush()
-                return await self._room(socket)
-            self._hub.counters.replayed += 1
+        room = self._write(feed, socket, follower, page)
         socket.flush()
+        if not room:
+            return await self._room(socket)
         if page.hole:
             resync = await go_on(self._broker, feed, follower)
             if resync is not None and feed.joining.get(socket) is joining:

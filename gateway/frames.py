@@ -20,6 +20,7 @@ MAX_REASON_BYTES: Final = 123
 
 _LEGACY_FIELDS: Final = frozenset({"type", "payload", "timestamp", "thread_id", "run_id"})
 
+_MIDDLE: Final = struct.Struct("!BBH").pack
 _TEXT: Final = 0x81
 _CLOSE: Final = 0x88
 _PING: Final = 0x89
@@ -63,6 +64,15 @@ def legacy_event(entry: Entry) -> bytes:
     )
 
 
+def ws_event(entry: Entry) -> bytes:
+    """An event's text message: its id joined in, framed, in one step."""
+    event_id, body = entry.id, entry.body
+    size = len(event_id) + len(body) + 8
+    if 126 <= size < 65536:  # noqa: PLR2004 - RFC 6455 section 5.2
+        return b'%b{"id":"%b",%b' % (_MIDDLE(_TEXT, 126, size), event_id, body[1:])
+    return ws_text(entry.text())
+
+
 def ws_text(text: bytes) -> bytes:
     """One unfragmented text message."""
     return _frame(_TEXT, text)
@@ -89,5 +99,5 @@ def _frame(first: int, payload: bytes) -> bytes:
     if size < 126:  # noqa: PLR2004 - RFC 6455 section 5.2
         return bytes((first, size)) + payload
     if size < 65536:  # noqa: PLR2004 - the same
-        return struct.pack("!BBH", first, 126, size) + payload
+        return _MIDDLE(first, 126, size) + payload
     return struct.pack("!BBQ", first, 127, size) + payload

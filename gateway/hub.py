@@ -18,13 +18,14 @@ from broker.codec import NO_ID, Entry, from_live
 from broker.cursor import ZERO, Cursor, from_redis
 from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED, USER_MESSAGE
 from broker.replay import Follower
-from gateway.frames import FIVE, legacy_event, ws_text
+from gateway.frames import FIVE, legacy_event, ws_event, ws_text
 from gateway.outbox import Outbox
 
 _DELTA = AGENT_DELTA.encode()
 _STARTED = AGENT_STARTED.encode()
 _COMPLETED = AGENT_COMPLETED.encode()
 _MESSAGE = USER_MESSAGE.encode()
+_NOTED = frozenset((_MESSAGE, _STARTED, _COMPLETED))
 TAKEN_OVER = b"taken_over"
 """Type of the notice that another socket took an isolated connection up."""
 
@@ -32,14 +33,20 @@ MAX_EARLY_DELTAS = 1024
 
 
 class Member(Protocol):
-    """A socket, as the hub sees it. ``thread``: only this thread's events, encoded; None = all."""
+    """A socket, as the hub sees it.
+
+    ``thread``: only this thread's events, encoded; None = all. ``whole``: it gets every event of
+    its channels as it is, so none of the three before has to be looked at. ``floors``: of runs
+    whose text was given as a snapshot, up to where; None = of no run.
+    """
 
     owner: bytes
     thread: bytes | None
     lifecycle_only: bool
     legacy: bool
+    whole: bool
     outbox: Outbox
-    floors: dict[bytes, int]
+    floors: dict[bytes, int] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +67,11 @@ class Joining:
 
 @dataclass(slots=True, eq=False)
 class Feed:
-    """One channel that this gateway listens to."""
+    """One channel that this gateway listens to.
+
+    ``texts``: bytes of streamed text heard of, by open run. ``missed_texts``: deltas heard while
+    the kept text of their run is read.
+    """
 
     channel: Channel
     owner: bytes
@@ -68,7 +79,7 @@ class Feed:
     live: dict[Member, None] = field(default_factory=dict)
     joining: dict[Member, Joining] = field(default_factory=dict)
     texts: dict[bytes, int] = field(default_factory=dict)
-    open_runs: set[bytes] = field(default_factory=set)
+    open_runs: dict[bytes, None] = field(default_factory=dict)
     missed_texts: dict[bytes, list[Entry]] = field(default_factory=dict)
 
     @property
@@ -78,20 +89,14 @@ class Feed:
 
 
 class Frames:
-    """One event in the shapes that its readers need: each is made once, and only when needed."""
+    """One event in the shapes that its readers need; ``plain`` is as protocol section 2 says."""
 
-    __slots__ = ("_entry", "_legacy", "_plain")
+    __slots__ = ("_entry", "_legacy", "plain")
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
-        self._plain = self._legacy = b""
-
-    @property
-    def plain(self) -> bytes:
-        """As protocol section 2 says."""
-        if not self._plain:
-            self._plain = ws_text(self._entry.text())
-        return self._plain
+        self.plain = ws_event(entry)
+        self._legacy = b""
 
     @property
     def legacy(self) -> bytes:
@@ -103,6 +108,9 @@ class Frames:
 
 class Needs(Protocol):
     """What the hub asks of its shell."""
+
+    def unclaimed(self, live: bytes, message: bytes) -> None:
+        """A message on a channel that is not a feed's."""
 
     def repair(self, feed: Feed) -> None:
         """The feed has a hole: read its log."""
@@ -143,7 +151,8 @@ class Hub:
         self._feeds: dict[bytes, Feed] = {}
         self.dirty: dict[Member, None] = {}
         self.counters = Counters()
-        self.newest_ms: list[int] = []
+        self.first_heard = b""
+        """Id of the event heard first since somebody has set this back: it has waited longest."""
 
     def feed(self, channel: Channel) -> Feed | None:
         """The feed of a channel, if there is one."""
@@ -171,6 +180,7 @@ class Hub:
         """A live message from Redis. The hot path."""
         feed = self._feeds.get(live)
         if feed is None:
+            self._needs.unclaimed(live, message)
             return
         entry = from_live(message)
         if entry.id == NO_ID:
@@ -178,29 +188,42 @@ class Hub:
             return
         self.counters.published += 1
         if feed.follower.hear(entry):
-            self.newest_ms.append(entry.cursor.ms)
+            if not self.first_heard:
+                self.first_heard = entry.id
             self.emit(feed, entry)
         elif not feed.follower.level:
             self._needs.repair(feed)
 
     def emit(self, feed: Feed, entry: Entry) -> None:
         """Give the channel's next event to everyone who reads it."""
-        if entry.owner != feed.owner:
+        owner = entry.owner
+        if owner != feed.owner:
             self._withhold(feed, entry)
             return
-        self._note_run(feed, entry)
+        if entry.type in _NOTED:
+            self._note_run(feed, entry)
         frames = Frames(entry)
-        for member in list(feed.live):
-            if member.thread is not None and member.thread != entry.thread:
-                continue
-            if not self._write(feed, member, entry, frames):
-                del feed.live[member]
-                self._needs.feed_from_log(feed, member, from_redis(entry.prev))
+        delivered = 0
+        behind: list[Member] = []
+        for member in feed.live:
+            if member.whole and member.owner == owner:
+                if member.outbox.push(frames.plain):
+                    self.dirty[member] = None
+                    delivered += 1
+                else:
+                    behind.append(member)
+            elif not self._passed(feed, member, entry, frames):
+                behind.append(member)
+        self.counters.delivered += delivered
+        for member in behind:
+            del feed.live[member]
+            self._needs.feed_from_log(feed, member, from_redis(entry.prev))
         if feed.joining:
             self._emit_joining(feed, entry, frames)
         if entry.type == _COMPLETED:
             for member in feed.live:
-                member.floors.pop(entry.run, None)
+                if member.floors is not None:
+                    member.floors.pop(entry.run, None)
 
     def write(self, feed: Feed, member: Member, entry: Entry) -> bool:
         """Give one socket an event read from the log; False when it has no room."""
@@ -209,13 +232,25 @@ class Hub:
             return True
         return self._passed(feed, member, entry, Frames(entry))
 
+    def join(self, feed: Feed, member: Member, follower: Follower) -> bool:
+        """Let a socket that has everything up to ``follower`` read what is live.
+
+        False when something has to be read for it first: the log, or a run's kept text.
+        """
+        if not feed.follower.level or follower.position != feed.follower.position:
+            return False
+        if feed.missed_texts or any(feed.texts.values()):
+            return False
+        feed.live[member] = None
+        return True
+
     def level(self, feed: Feed, member: Member) -> None:
         """The socket has read its log to the end: from now on it gets what is live."""
         joining = feed.joining[member]
         deltas, joining.deltas = joining.deltas or [], None
         # A delta that continues nothing this socket has is of a run that ended before its text was
         # read: the terminal event has the response.
-        begun = {each.run for each in deltas if each.seq == b"0"} | member.floors.keys()
+        begun = {each.run for each in deltas if each.seq == b"0"}.union(member.floors or ())
         mine = [each for each in deltas if each.run in begun and each.run not in joining.ended]
         given = (self._write_delta(feed, member, each, ws_text(each.body)) for each in mine)
         if joining.starved or not all(given):
@@ -247,6 +282,8 @@ class Hub:
         """Give a joining socket a run's whole text so far; older deltas under way are skipped."""
         if member in feed.joining and delta.run in feed.joining[member].ended:
             return
+        if member.floors is None:
+            member.floors = {}
         member.floors.pop(delta.run, None)
         if not self._write_delta(feed, member, delta, ws_text(delta.body)):
             feed.joining[member].starved = True
@@ -295,12 +332,12 @@ class Hub:
 
     def _note_run(self, feed: Feed, entry: Entry) -> None:
         if entry.type == _MESSAGE:
-            feed.open_runs.add(entry.run)
+            feed.open_runs[entry.run] = None
         elif entry.type == _STARTED:
-            feed.open_runs.add(entry.run)
+            feed.open_runs[entry.run] = None
             feed.texts[entry.run] = 0
         elif entry.type == _COMPLETED:
-            feed.open_runs.discard(entry.run)
+            feed.open_runs.pop(entry.run, None)
             feed.texts.pop(entry.run, None)
 
     def _notice(self, feed: Feed, notice: Entry) -> None:
@@ -334,8 +371,7 @@ class Hub:
             return True
         if member.thread is not None and member.thread != delta.thread:
             return True
-        floor = member.floors.get(delta.run)
-        if floor is not None:
+        if member.floors and (floor := member.floors.get(delta.run)) is not None:
             if 0 < int(delta.seq) < floor:
                 return int(delta.prev) <= floor
             del member.floors[delta.run]

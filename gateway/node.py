@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 import time
-from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
@@ -33,6 +34,7 @@ from gateway.frames import control
 from gateway.handshake import Opening
 from gateway.probe import Probe
 from gateway.relay import Relay
+from gateway.sockets import Sockets
 from gateway.stats import Latency, report_of
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
@@ -42,12 +44,14 @@ log = structlog.get_logger(__name__)
 
 _spread = random.SystemRandom().random
 
-TICK_SECONDS: Final = 1.0
+TURNS_PER_SECOND: Final = 10
+"""A heartbeat goes to this share of a second's sockets at a time: a write for each of them holds up
+the deliveries behind it."""
+
 REPORT_SECONDS: Final = 5.0
 STALE_SECONDS: Final = 20.0
 """A node's report older than this is not part of the fleet any more."""
 
-EXPIRY_NOTICE_SECONDS: Final = 60.0
 EXPIRY_GRACE_SECONDS: Final = 25.0
 START_SECONDS: Final = 5.0
 
@@ -68,7 +72,7 @@ class Node:
             self.broker, node_id=self.node_id, default_agent=settings.default_agent
         )
         self.sweeper = Sweeper(self.broker, node_id=self.node_id)
-        self.sockets: set[WebSocket] = set()
+        self.sockets: Sockets[WebSocket] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.latency = Latency()
         self.draining = False
         self._emptied = asyncio.Event()
@@ -80,6 +84,7 @@ class Node:
         self.tail = TailCheck(self.relay)
         self.admission = Admission(settings, self.client, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
+        self.on_tick: Callable[[], None] = lambda: None
         self.relay.on_heard = self.probe.heard
         self.relay.on_latency = self._on_latency
 
@@ -129,8 +134,8 @@ class Node:
         self.draining = True
         # The last fifth of the window is for sockets whose goodbye takes a while.
         window = self.settings.drain_seconds * 0.8
-        ends = [(_spread() * window, at) for at in range(len(self.sockets))]
         sockets = list(self.sockets)
+        ends = [(_spread() * window, at) for at in range(len(sockets))]
         if not sockets:
             self._emptied.set()
         heapq.heapify(ends)
@@ -180,7 +185,7 @@ class Node:
 
     def report(self) -> dict[str, Any]:
         """The counters of this gateway alone, as they go into Redis."""
-        modes = Counter(socket.opening.mode.value for socket in self.sockets)
+        modes = self.sockets.modes
         return {
             "at": time.time(),
             "uptime_seconds": round(time.monotonic() - self.started, 3),
@@ -204,32 +209,35 @@ class Node:
     # --- by the clock
 
     async def _tick_for_ever(self) -> None:
-        beat = 0
+        turn = 0
         refreshed = time.monotonic()
         while True:
-            await asyncio.sleep(TICK_SECONDS)
-            beat = (beat + 1) % self.settings.heartbeat_seconds
-            self._tick(beat, time.time())
+            await asyncio.sleep(1 / TURNS_PER_SECOND)
+            turn += 1
+            for socket in list(self.sockets.turn(turn)):
+                socket.beat()
+            if turn % TURNS_PER_SECOND:
+                continue
+            now = time.time()
+            for socket in [each for each in self.sockets if each.due_at <= now]:
+                self._check_expiry(socket, now)
+            self.on_tick()
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refreshed = time.monotonic()
                 with suppress(BrokerUnavailable):
                     await self.admission.keep(self.sockets)
 
-    def _tick(self, beat: int, now: float) -> None:
-        for socket in list(self.sockets):
-            if hash(socket.connection_id) % self.settings.heartbeat_seconds == beat:
-                socket.beat()
-            self._check_expiry(socket, now)
-
     def _check_expiry(self, socket: WebSocket, now: float) -> None:
-        left = socket.identity.expires_at - now
-        if left < -EXPIRY_GRACE_SECONDS:
+        expires_at = socket.identity.expires_at
+        end = expires_at + EXPIRY_GRACE_SECONDS
+        if now >= end:
+            socket.due_at = math.inf
             socket.close(close_codes.UNAUTHORIZED)
-        elif left < EXPIRY_NOTICE_SECONDS and not socket.expiry_told:
-            socket.expiry_told = True
-            expires_at = timestamp(int(socket.identity.expires_at * 1000))
-            socket.send(control("token_expiring", {"expires_at": expires_at}))
-            socket.flush()
+            return
+        socket.due_at = end
+        told = timestamp(int(expires_at * 1000))
+        socket.send(control("token_expiring", {"expires_at": told}))
+        socket.flush()
 
     async def _report_for_ever(self) -> None:
         while True:
@@ -249,10 +257,8 @@ class Node:
             ]
         )
 
-    def _on_latency(self, sent_ms: list[int]) -> None:
-        now_ms = time.time() * 1000
-        for sent in sent_ms:
-            self.latency.add(now_ms - sent)
+    def _on_latency(self, sent_ms: int) -> None:
+        self.latency.add(time.time() * 1000 - sent_ms)
 
 
 def limits(settings: Settings) -> Limits:

@@ -54,9 +54,10 @@ class Outbox:
 
     def take(self) -> bytes:
         """Everything to write now, as one piece; empty while held."""
-        if self.held or not self._frames:
-            return b""
         frames = self._frames
-        self._frames = []
+        if self.held or not frames:
+            return b""
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        frames.clear()
         self._size = 0
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+        return data

@@ -35,7 +35,7 @@ class Probe:
         self, client: RedisClient, subscriber: Listener, channels: Sequence[bytes]
     ) -> None:
         self._client, self._subscriber = client, subscriber
-        self.channels, self._mine = channels, frozenset(channels)
+        self.channels = channels
         self.round_trip_ms: float | None = None
         self._misses: dict[Hashable, int] = {}
         self._awaited: dict[bytes, asyncio.Future[None]] = {}
@@ -46,14 +46,11 @@ class Probe:
         """Whether too many probes of one server in a row were not heard."""
         return any(misses >= MISSES for misses in self._misses.values())
 
-    def heard(self, channel: bytes, message: bytes) -> bool:
-        """Whether the message was for the probe; then nobody else needs it."""
-        if channel not in self._mine:
-            return False
+    def heard(self, channel: bytes, message: bytes) -> None:
+        """A message on a channel that nobody else claims."""
         awaited = self._awaited.get(channel)
         if message == b"probe" and awaited is not None and not awaited.done():
             awaited.set_result(None)
-        return True
 
     async def listen(self) -> None:
         """Subscribe to what is probed; returns when Redis has acknowledged it."""

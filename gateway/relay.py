@@ -14,15 +14,14 @@ import structlog
 
 from broker.channels import Channel, encode_id
 from broker.codec import Entry
-from broker.cursor import Cursor
+from broker.cursor import Cursor, from_redis
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.topology import new_subscriber
-from broker.replay import Start
 from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
 from gateway.hub import Feed, Hub, Member
 from gateway.log_check import LogCheck
-from gateway.resync import Resync, begin, go_on
+from gateway.resync import Beginning, begin, go_on
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +41,7 @@ class Relay:
         self.hub = Hub(self)
         self.feeder = Feeder(broker, self.hub, spawn=self._spawn, flush=self.flush)
         self.log_check = LogCheck(broker, self.hub, self, spawn=self._spawn)
-        self.on_heard: Callable[[bytes, bytes], bool] = lambda _channel, _message: False
+        self.on_heard: Callable[[bytes, bytes], None] = lambda _channel, _message: None
         self.subscriber = new_subscriber(
             url,
             on_message=self._on_message,
@@ -50,7 +49,7 @@ class Relay:
             on_restored=self._on_restored,
             name=f"subscriber {node_id}",
         )
-        self.on_latency: Callable[[list[int]], None] = lambda _sent_ms: None
+        self.on_latency: Callable[[int], None] = lambda _sent_ms: None
         self._opening: dict[bytes, asyncio.Task[Feed]] = {}
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self._subscribing: set[bytes] = set()
@@ -97,19 +96,16 @@ class Relay:
         interruptions = self._interruptions
         try:
             await self.subscriber.subscribe(channel.live)
-            newest, runs, texts = await asyncio.gather(
-                self.broker.newest([channel]),
-                self.broker.open_runs(channel),
-                self.broker.open_texts(channel),
-            )
+            newest, runs = await self.broker.state(channel)
+            texts = await self.broker.texts(channel, runs) if runs else []
         except BaseException:
             self.subscriber.unsubscribe(channel.live)
             self.hub.remove(feed)
             raise
         finally:
             self._subscribing.discard(channel.live)
-        feed.open_runs.update(encode_id(run).encode() for run in runs)
-        feed.follower.restart(newest[0])
+        feed.open_runs.update(dict.fromkeys(encode_id(run).encode() for run in runs))
+        feed.follower.restart(newest)
         for entry in feed.follower.read([], end=True).entries:
             self.hub.emit(feed, entry)
         for text in texts:
@@ -147,28 +143,26 @@ class Relay:
             self.subscriber.unsubscribe(feed.channel.live)
             self.hub.remove(feed)
 
-    async def begin(
-        self, feed: Feed, after: Cursor | None, *, bad_cursor: bool
-    ) -> tuple[Start, Resync | None]:
+    async def begin(self, feed: Feed, after: Cursor | None, *, bad_cursor: bool) -> Beginning:
         """Where a reader begins, and what it is told: see :func:`~gateway.resync.begin`."""
-        start, resync = await begin(self.broker, feed, after, bad_cursor=bad_cursor)
-        self.hub.counters.resyncs += resync is not None
-        return start, resync
+        beginning = await begin(self.broker, feed, after, bad_cursor=bad_cursor)
+        self.hub.counters.resyncs += beginning.resync is not None
+        return beginning
 
     def join(
         self,
         feed: Feed,
         socket: Socket,
-        start: Start,
+        beginning: Beginning,
         *,
         then: Callable[[Cursor], None] | None = None,
     ) -> None:
-        """Feed the socket from ``start`` on until it is level; ``then`` runs at that moment."""
+        """Feed the socket from there on until it is level; ``then`` runs at that moment."""
         if self.hub.feed(feed.channel) is not feed:
             socket.unavailable()  # it took longer than the linger time: nothing is heard here
             return
         self._keep(feed.channel)
-        self.feeder.join(feed, socket, start, then=then)
+        self.feeder.join(feed, socket, beginning, then=then)
 
     async def check_tails(self, feeds: Sequence[Feed]) -> None:
         """Compare where these feeds are with where their logs end, in one pipeline.
@@ -279,9 +273,11 @@ class Relay:
 
     # --- the subscriber's callbacks
 
+    def unclaimed(self, live: bytes, message: bytes) -> None:
+        """A probe's, or of a channel that was left just now."""
+        self.on_heard(live, message)
+
     def _on_message(self, channel: bytes, message: bytes) -> None:
-        if self.on_heard(channel, message):
-            return
         try:
             self.hub.on_message(channel, message)
         except ValueError as error:  # its text may repeat what was published
@@ -295,12 +291,13 @@ class Relay:
 
     def flush(self) -> None:
         """Write what this turn has put into outboxes: one write per socket."""
-        dirty, self.hub.dirty = self.hub.dirty, {}
-        for member in dirty:
-            as_socket(member).flush()
-        if self.hub.newest_ms:
-            sent_ms, self.hub.newest_ms = self.hub.newest_ms, []
-            self.on_latency(sent_ms)
+        if self.hub.dirty:
+            dirty, self.hub.dirty = self.hub.dirty, {}
+            for member in dirty:
+                as_socket(member).flush()
+        if self.hub.first_heard:
+            sent, self.hub.first_heard = self.hub.first_heard, b""
+            self.on_latency(from_redis(sent).ms)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker.channels import Scope
+from broker.codec import Entry
 from broker.cursor import ZERO, Cursor
 from broker.redis.broker import Broker
-from broker.replay import Follower, Start, judge, judge_connected
+from broker.replay import Follower, judge, judge_connected
 from gateway.frames import control
 from gateway.hub import Feed
 
@@ -34,25 +36,35 @@ class Resync:
         return control("resync", payload)
 
 
-async def begin(
-    broker: Broker, feed: Feed, after: Cursor | None, *, bad_cursor: bool
-) -> tuple[Start, Resync | None]:
-    """Where a reader that asks for ``after`` begins (None = from now on), and what it is told.
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a reader begins, and what it is told. ``page``: what follows, as far as it is read."""
+
+    position: Cursor
+    resync: Resync | None = None
+    page: Sequence[Entry] = ()
+
+
+async def begin(broker: Broker, feed: Feed, after: Cursor | None, *, bad_cursor: bool) -> Beginning:
+    """Where a reader that asks for ``after`` begins (None = from now on).
 
     ``bad_cursor``: it asked for something that is no cursor, so nothing is replayed.
     """
     now = feed.follower.position
     if bad_cursor:
-        return Start(now, None), _resync(feed, "unknown_cursor", now, now)
+        return Beginning(now, _resync(feed, "unknown_cursor", now, now))
     if after is None:
-        return Start(now, None), None
+        return Beginning(now)
     if after in (ZERO, now):
-        return Start(after, None), None
+        return Beginning(after)
+    page = await broker.resume(feed.channel, after)
+    if page is not None:
+        return Beginning(after, None, page)
     glance = await broker.glance(feed.channel, after)
     start = judge(after, glance)
     if start.reason is None:
-        return start, None
-    return start, _resync(feed, start.reason, start.position, glance.newest)
+        return Beginning(start.position)
+    return Beginning(start.position, _resync(feed, start.reason, start.position, glance.newest))
 
 
 async def go_on(broker: Broker, feed: Feed, follower: Follower) -> Resync | None:
@@ -60,7 +72,7 @@ async def go_on(broker: Broker, feed: Feed, follower: Follower) -> Resync | None
 
     None when nothing was missed.
     """
-    trail = tuple(follower.trail)
+    trail = follower.trail
     glance = await broker.glance(feed.channel, follower.position, trail)
     ttl_ms = broker.limits.history_ttl_seconds * 1000
     start = judge_connected(follower.position, trail, glance, ttl_ms=ttl_ms)

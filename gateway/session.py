@@ -122,7 +122,7 @@ class Session:
     def __init__(self, mode: Mode, *, max_message_bytes: int) -> None:
         self._legacy = mode is Mode.LEGACY
         self._max_message_bytes = max_message_bytes
-        self._bad: deque[float] = deque(maxlen=MAX_BAD_FRAMES)
+        self._bad: deque[float] | None = None
 
     def receive(self, text: bytes) -> Command:
         """The command in a text message, or :class:`FrameError`."""
@@ -151,6 +151,8 @@ class Session:
 
     def misused(self, now: float) -> bool:
         """Count a bad frame; true when it was one too many."""
+        if self._bad is None:
+            self._bad = deque(maxlen=MAX_BAD_FRAMES)
         self._bad.append(now)
         return len(self._bad) == MAX_BAD_FRAMES and now - self._bad[0] < MISUSE_SECONDS
 

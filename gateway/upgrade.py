@@ -1,22 +1,20 @@
-"""Taking the socket over from aiohttp once its handshake is done (RFC 6455 section 4.2).
+"""The WebSocket handshake (RFC 6455 section 4.2), and taking a socket over from aiohttp.
 
-aiohttp parses the request; then the transport is handed to a protocol object of ours and aiohttp's
-request handler is let go. What a request costs in tasks and objects is thereby not paid for as long
-as the socket lives.
+A request costs tasks and objects; none of them is to be paid for as long as the socket lives.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
 import socket
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from multidict import MultiMapping
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
@@ -41,12 +39,11 @@ class Upgraded(web.StreamResponse):
         del data
 
 
-def is_websocket(request: web.Request) -> bool:
+def is_websocket(method: str, headers: MultiMapping[str]) -> bool:
     """Whether the request is a valid WebSocket handshake."""
-    headers = request.headers
     connection = {word.strip().lower() for word in headers.get("Connection", "").split(",")}
     return (
-        request.method == "GET"
+        method == "GET"
         and headers.get("Upgrade", "").lower() == "websocket"
         and "upgrade" in connection
         and headers.get("Sec-WebSocket-Version") == VERSION
@@ -54,43 +51,43 @@ def is_websocket(request: web.Request) -> bool:
     )
 
 
-def upgrade(
-    request: web.Request, protocol_factory: Callable[[], asyncio.Protocol], subprotocol: str | None
-) -> Upgraded | None:
-    """Answer 101 and give the socket to a protocol object; None when the peer is gone already."""
-    transport = request.transport
-    handler = request.protocol
-    if transport is None or transport.is_closing():
-        return None
-    _bound_kernel_buffer(transport)
-    key = request.headers["Sec-WebSocket-Key"].encode()
+def switching(headers: Mapping[str, str], subprotocol: str | None) -> bytes:
+    """The answer 101 to a valid handshake."""
+    key = headers["Sec-WebSocket-Key"].encode()
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
-    lines = [
-        b"HTTP/1.1 101 Switching Protocols",
-        b"Upgrade: websocket",
-        b"Connection: Upgrade",
-        b"Sec-WebSocket-Accept: " + accept,
-    ]
+    head = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n"
+    )
     if subprotocol is not None:
-        lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode())
-    transport.write(b"\r\n".join(lines) + b"\r\n\r\n")
-    # Frames that came with the handshake; aiohttp keeps them for a WebSocket of its own.
-    tail = handler._message_tail  # noqa: SLF001 - as said
+        head += b"Sec-WebSocket-Protocol: " + subprotocol.encode() + b"\r\n"
+    return head + b"\r\n"
+
+
+def plain(status: int, reason: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+    """A whole response after which the connection is closed."""
+    lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers)]
+    lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def leave_aiohttp(request: web.Request) -> bytes:
+    """Take the request's transport away from aiohttp's handler, which is let go.
+
+    Returns the bytes that came with the handshake: aiohttp keeps them for a WebSocket of its own.
+    """
+    handler = request.protocol
+    tail = bytes(handler._message_tail)  # noqa: SLF001 - as said
     # Without its transport the handler closes nothing when it is let go.
     handler.transport = None
     handler.connection_lost(None)
-    protocol = protocol_factory()
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
-    if tail:
-        protocol.data_received(tail)
-    return Upgraded()
+    return tail
 
 
-def _bound_kernel_buffer(transport: asyncio.Transport) -> None:
-    connection = transport.get_extra_info("socket")
-    if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_UNSENT_BYTES)
+def bound_kernel_buffer(listening: socket.socket) -> None:
+    """Bound what the kernel takes for each socket: those accepted inherit it from this one."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_UNSENT_BYTES)
 
 
 def _valid_key(key: str) -> bool:

@@ -1,7 +1,8 @@
 """One client's WebSocket: a small protocol object on the upgraded transport.
 
-No task and no request object per idle connection. Frames are parsed by aiohttp's own reader; frames
-to the client come ready-made from the hub. Pings are answered at once; all other commands go to the
+No task and no request object per idle connection, and what only some of them need is made when it
+is needed: a reader while a frame is half there, a conversation with the first command. Frames to
+the client come ready-made from the hub. Pings are answered at once; all other commands go to the
 connection's conversation.
 """
 
@@ -14,25 +15,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
-from aiohttp import WSMsgType
-from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import WebSocketError
 
 from broker.channels import Mode, encode_id
 from broker.cursor import ZERO, Cursor
 from broker.events import timestamp
-from broker.replay import Start
 from gateway import close_codes, session
 from gateway.auth import Identity
-from gateway.close_codes import CloseCode, Reconnect
+from gateway.close_codes import CloseCode
 from gateway.commands import new_id
 from gateway.conversation import Conversation
+from gateway.frame_reader import BINARY, CLOSE, PING, TEXT, FrameReader, close_of
 from gateway.frames import control, legacy_control, reply, ws_close, ws_ping, ws_pong, ws_text
 from gateway.handshake import Opening
 from gateway.hub import Feed
 from gateway.outbox import MAX_UNSENT_BYTES, RESUME_BYTES, Outbox
-from gateway.resync import Resync
+from gateway.resync import Beginning
 from gateway.session import FrameError, Session
 
 if TYPE_CHECKING:
@@ -45,6 +42,9 @@ HARD_LIMIT_FACTOR: Final = 4
 """A frame over ``max_message_bytes`` is answered with an error; one this many times as large is not
 even read: 1009."""
 
+EXPIRY_NOTICE_SECONDS: Final = 60.0
+"""How long before its token ends a client is told (protocol section 5)."""
+
 CLOSE_SECONDS: Final = 2.0
 """How long the peer has to answer a close frame."""
 
@@ -53,10 +53,10 @@ class WebSocket(asyncio.Protocol):
     """A connected client. Implements what the hub and the relay ask of a member."""
 
     __slots__ = (
-        "_close_handle", "_closing", "_conversation", "_queue", "_reader", "_reading_paused",
-        "_room", "_session", "_transport", "_unsent_before", "connection_id", "expiry_told",
-        "feeds", "floors", "heard", "identity", "legacy", "lifecycle_only", "node", "opening",
-        "outbox", "owner", "thread", "turn",
+        "_close_handle", "_closing", "_conversation", "_reader", "_reading_paused", "_room",
+        "_session", "_transport", "_unsent_before", "connection_id", "due_at", "feeds", "floors",
+        "heard", "identity", "legacy", "lifecycle_only", "node", "opening", "outbox", "owner",
+        "thread", "turn", "whole",
     )  # fmt: skip
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
@@ -69,24 +69,21 @@ class WebSocket(asyncio.Protocol):
         self.thread = encode_id(opening.thread_id or "").encode() if filtered else None
         self.lifecycle_only = opening.lifecycle_only
         self.legacy = opening.mode is Mode.LEGACY
+        self.whole = not (filtered or self.lifecycle_only or self.legacy)
         self.outbox = Outbox()
-        self.floors: dict[bytes, int] = {}
-        self.feeds: dict[bytes, Feed] = {}
+        self.floors: dict[bytes, int] | None = None
+        self.feeds: list[Feed] = []
         self.heard = True
         self._unsent_before = 0
-        self.expiry_told = False
+        self.renewed()
         self._session = Session(opening.mode, max_message_bytes=node.settings.max_message_bytes)
-        self._conversation = Conversation(self)
+        self._conversation: Conversation | None = None
         self._room: asyncio.Future[None] | None = None
         self._closing = False
         self._close_handle: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
         self._reading_paused = False
-        loop = asyncio.get_running_loop()
-        limit = node.settings.max_message_bytes * HARD_LIMIT_FACTOR
-        # The queue asks a protocol for no more than pausing and resuming, which this one has.
-        self._queue = WebSocketDataQueue(cast("BaseProtocol", self), limit, loop=loop)
-        self._reader = WebSocketReader(self._queue, limit, compress=False, decode_text=True)
+        self._reader: FrameReader | None = None
 
     # --- the transport's side
 
@@ -105,21 +102,21 @@ class WebSocket(asyncio.Protocol):
         if self._close_handle is not None:
             self._close_handle.cancel()
         self._tell_room()
-        self._conversation.end()
+        if self._conversation is not None:
+            self._conversation.end()
 
     def data_received(self, data: bytes) -> None:
         """Parse frames and act on them."""
         self.heard = True
-        self._reader.feed_data(data)
-        # With a message there, reading it never waits; the queue has no public way to ask.
-        while self._queue._buffer:  # noqa: SLF001 - as said
-            try:
-                self._queue.read().send(None)
-            except StopIteration as message:
-                self._on_frame(message.value.type, message.value.data, message.value.extra)
-        error = self._queue.exception()
-        if isinstance(error, WebSocketError):
-            self.close(CloseCode(int(error.code), str(error), Reconnect.NO))
+        reader = self._reader
+        if reader is None:
+            reader = FrameReader(self.node.settings.max_message_bytes * HARD_LIMIT_FACTOR)
+        for kind, payload in reader.feed(data):
+            self._on_frame(kind, payload)
+        if reader.violation is not None:
+            self.close(reader.violation)
+        self.flush()
+        self._reader = None if reader.idle else reader
 
     def pause_writing(self) -> None:
         """Too much is unsent: nothing more is pushed, and the client is not read from either."""
@@ -140,7 +137,8 @@ class WebSocket(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         """Listen to it again, unless something else still has to be done first."""
-        waiting = self.outbox.stalled or self._conversation.full
+        busy = self._conversation is not None and self._conversation.full
+        waiting = self.outbox.stalled or busy
         if self._reading_paused and not waiting and not self._transport.is_closing():
             self._reading_paused = False
             self.heard = True  # it could not be until now
@@ -194,9 +192,9 @@ class WebSocket(asyncio.Protocol):
 
     # --- opening
 
-    def start(self, feed: Feed | None, start: Start, resync: Resync | None) -> None:
-        """Say hello, then replay from ``start``, then ``live``."""
-        opening = self.opening
+    def start(self, feed: Feed | None, beginning: Beginning) -> None:
+        """Say hello, then replay from there, then ``live``."""
+        opening, resync = self.opening, beginning.resync
         asked = opening.after is not None or opening.bad_cursor
         hello: dict[str, Any] = {
             "connection_id": self.connection_id,
@@ -218,45 +216,46 @@ class WebSocket(asyncio.Protocol):
         if opening.thread_id is not None:
             hello["thread_id"] = opening.thread_id
         if asked and opening.after is not None:
-            hello["resumed_from"] = str(start.position)
+            hello["resumed_from"] = str(beginning.position)
         self.send(control("connection_established", hello))
         if resync is not None:
             self.send(resync.frame())
         if feed is None:
-            self._live(start.position)
+            self._live(beginning.position)
         else:
-            self._join(feed, start, self._live)
+            self._join(feed, beginning, self._live)
         self.flush()
 
     def _live(self, cursor: Cursor) -> None:
         self.send(control("live", {"cursor": str(cursor)}))
 
-    def _join(self, feed: Feed, start: Start, then: Callable[[Cursor], None] | None) -> None:
+    def _join(
+        self, feed: Feed, beginning: Beginning, then: Callable[[Cursor], None] | None
+    ) -> None:
         if not self._closing:
-            self.feeds[feed.channel.live] = feed
-            self.node.relay.join(feed, self, start, then=then)
+            self.feeds.append(feed)
+            self.node.relay.join(feed, self, beginning, then=then)
 
     def _leave_all(self) -> None:
-        feeds, self.feeds = self.feeds, {}
-        for feed in feeds.values():
+        feeds, self.feeds = self.feeds, []
+        for feed in feeds:
             self.node.relay.leave(feed, self)
 
     # --- frames from the client
 
-    def _on_frame(self, kind: WSMsgType, data: Any, extra: Any) -> None:
+    def _on_frame(self, kind: int, payload: bytes) -> None:
         if self._closing:
-            if kind is WSMsgType.CLOSE:
+            if kind == CLOSE:
                 self._transport.close()
             return
-        if kind is WSMsgType.TEXT:
-            self._on_text(data.encode())
-        elif kind is WSMsgType.PING:
-            self.outbox.put(ws_pong(bytes(data)))
-            self.flush()
-        elif kind is WSMsgType.CLOSE:
-            self.close(close_codes.answer_to(data, str(extra or "")))
+        if kind == TEXT:
+            self._on_text(payload)
+        elif kind == PING:
+            self.outbox.put(ws_pong(payload))
+        elif kind == CLOSE:
+            self.close(close_codes.answer_to(*close_of(payload)))
             self._transport.close()
-        elif kind is WSMsgType.BINARY:
+        elif kind == BINARY:
             self.refuse(FrameError("bad_frame", "frames are JSON text, not binary"))
 
     def _on_text(self, text: bytes) -> None:
@@ -272,19 +271,22 @@ class WebSocket(asyncio.Protocol):
             except TypeError:  # orjson reads deeper nesting than it writes
                 self.refuse(FrameError("bad_frame", "nested too deeply", ref=command.ref))
             return
+        if self._conversation is None:
+            self._conversation = Conversation(self)
         self._conversation.add(command)
         if self._conversation.full:
             self.pause_reading()
 
     # --- what the conversation asks
 
-    def join(self, feed: Feed, start: Start) -> None:
-        """Read a channel, from ``start`` on."""
-        self._join(feed, start, None)
+    def join(self, feed: Feed, beginning: Beginning) -> None:
+        """Read a channel, from there on."""
+        self._join(feed, beginning, None)
 
     def leave(self, feed: Feed) -> None:
         """Read a channel no more."""
-        self.feeds.pop(feed.channel.live, None)
+        if feed in self.feeds:
+            self.feeds.remove(feed)
         self.node.relay.leave(feed, self)
 
     def hold(self) -> None:
@@ -318,6 +320,10 @@ class WebSocket(asyncio.Protocol):
             self.close(close_codes.MISUSE)
 
     # --- heartbeat, expiry, closing
+
+    def renewed(self) -> None:
+        """The identity is new: ``due_at`` is when something has to be done about its token."""
+        self.due_at = self.identity.expires_at - EXPIRY_NOTICE_SECONDS
 
     def beat(self) -> None:
         """Once per heartbeat: a peer that neither sent (a pong) nor took anything since is gone."""

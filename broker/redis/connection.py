@@ -96,11 +96,11 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand every complete reply on."""
-        reader = self._reader
+        reader, on_reply = self._reader, self._on_reply
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not _NOTHING_YET:
-                self._on_reply(reply)
+                on_reply(reply)
         except ConnectionError:
             self.abort()
             return

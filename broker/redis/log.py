@@ -57,6 +57,19 @@ class Log(Store):
         return entries, len(reply) < most
 
     @unavailable_if_refused
+    async def resume(self, channel: Channel, cursor: Cursor) -> list[Entry] | None:
+        """A page of what follows ``cursor``, oldest first; None when the log does not have it."""
+        reply = await self.client.execute(
+            "XRANGE", channel.log, str(cursor), "+", "COUNT", PAGE + 1
+        )
+        if not reply or reply[0][0] != cursor.raw:
+            return None
+        entries: list[Entry] = []
+        for each in reply[1:]:
+            entries.append(_entry(each, entries[-1].id if entries else cursor.raw))
+        return entries
+
+    @unavailable_if_refused
     async def glance(
         self, channel: Channel, cursor: Cursor, trail: Sequence[Cursor] = ()
     ) -> Glance:
@@ -89,16 +102,8 @@ class Log(Store):
             now_ms=int(seconds) * 1000 + int(micros) // 1000,
         )
 
-    @unavailable_if_refused
-    async def newest(self, channels: Sequence[Channel]) -> list[Cursor]:
-        """The last id of each log, ``0-0`` when empty; one pipeline."""
-        replies = await self.client.execute_many(
-            [("XREVRANGE", channel.log, "+", "-", "COUNT", 1) for channel in channels]
-        )
-        return [_first(reply) or ZERO for reply in replies]
-
     async def ends(self, channels: Sequence[Channel]) -> list[Cursor | None]:
-        """The same, None of a log that cannot be read now.
+        """The last id of each log, ``0-0`` when empty, None when it cannot be read now; pipelined.
 
         :class:`~broker.errors.BrokerUnavailable` when Redis is there for none of them.
         """
@@ -117,16 +122,21 @@ class Log(Store):
         ]
 
     @unavailable_if_refused
-    async def open_runs(self, channel: Channel) -> list[str]:
-        """The channel's runs that have not ended."""
-        return [
-            run.decode(errors="replace")
-            for run in await self.client.execute("SMEMBERS", channel.open)
-        ]
+    async def state(self, channel: Channel) -> tuple[Cursor, list[str]]:
+        """The last id of the channel's log, and its runs that have not ended."""
+        newest, runs = await self.client.execute_many(
+            [("XREVRANGE", channel.log, "+", "-", "COUNT", 1), ("SMEMBERS", channel.open)]
+        )
+        return _first(newest) or ZERO, [run.decode(errors="replace") for run in runs]
 
+    @unavailable_if_refused
     async def open_texts(self, channel: Channel) -> list[Text]:
         """The streamed text so far of every open run of the channel that has any."""
-        runs = await self.open_runs(channel)
+        runs = await self.client.execute("SMEMBERS", channel.open)
+        return await self.texts(channel, [run.decode(errors="replace") for run in runs])
+
+    async def texts(self, channel: Channel, runs: Sequence[str]) -> list[Text]:
+        """The same of these runs."""
         texts = await asyncio.gather(*[self.text(channel, run) for run in runs])
         return [text for text in texts if text is not None]
 

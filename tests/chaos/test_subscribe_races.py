@@ -29,7 +29,7 @@ CONNECTIONS = 20
 POINTS = {
     f"{when} {what}"
     for when in ("before", "after")
-    for what in ("subscribe", "newest", "open_runs", "open_texts", "glance", "read")
+    for what in ("subscribe", "state", "texts", "open_texts", "resume", "read")
 }
 
 

@@ -49,7 +49,7 @@ async def test_only_logs_that_went_on_are_read_and_all_channels_are_level_again(
     feeds = await opened(gateway, CHANNELS)
     relay = gateway.node.relay
     missed, watched = feeds[:40], feeds[-1]
-    watched.open_runs.add(b"r")
+    watched.open_runs[b"r"] = None
     repaired: list[Feed] = []
     repair = relay.repair
 
@@ -72,7 +72,7 @@ async def test_only_logs_that_went_on_are_read_and_all_channels_are_level_again(
 
     assert repaired[0] is watched, "somebody watches it"
     assert {id(feed) for feed in repaired} == {id(feed) for feed in [*missed, watched]}
-    newest = await broker.newest([feed.channel for feed in feeds])
+    newest = await broker.ends([feed.channel for feed in feeds])
     assert [feed.follower.position for feed in feeds] == newest
     # One page for each log that went on, none for the others.
     assert await calls(broker, "xrange") - reads <= len(missed) + 1
@@ -106,7 +106,7 @@ async def test_a_log_that_cannot_be_read_keeps_no_other_from_being_proven(
     await eventually(lambda: relay.subscriber.hearing)
     await eventually(lambda: gateway.node.ready)
     await eventually(lambda: missed.follower.level and quiet.follower.level)
-    assert [missed.follower.position] == await broker.newest([missed.channel])
+    assert [missed.follower.position] == await broker.ends([missed.channel])
     assert not unreadable.follower.level
 
     await broker.client.execute("DEL", unreadable.channel.log)
@@ -144,7 +144,7 @@ async def test_an_end_read_before_another_interruption_proves_nothing(
     await eventually(lambda: not relay.log_check.pending)
     passed_on.set()
     await eventually(lambda: feed.follower.level)
-    assert [feed.follower.position] == await broker.newest([feed.channel])
+    assert [feed.follower.position] == await broker.ends([feed.channel])
 
 
 class Nothing:

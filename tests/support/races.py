@@ -273,9 +273,8 @@ class Interleaving:
         """Where there was a chance to publish, and how often."""
         node = gateway.node
         self._keys = node.keys
-        for name in ("open_runs", "open_texts", "glance", "read"):
+        for name in ("state", "texts", "open_texts", "resume", "read"):
             self._hook(monkeypatch, node.broker, name, lambda channel: channel.live)
-        self._hook(monkeypatch, node.broker, "newest", lambda channels: channels[0].live)
         self._hook(monkeypatch, node.relay.subscriber, "subscribe", lambda channel: channel)
 
     def add(self, lane: Lane) -> bytes:

@@ -113,7 +113,7 @@ class Storm:
         assert (entries, end) == ([], True), f"an empty log gave {entries}"
         glance = await self.broker.glance(request.channel, ZERO)
         assert (glance.found, glance.oldest) == (False, None), f"an empty log gave {glance}"
-        assert await self.broker.newest([request.channel]) == [ZERO]
+        assert await self.broker.ends([request.channel]) == [ZERO]
 
     async def _run_of_nobody(self) -> None:
         run_id = new_id()

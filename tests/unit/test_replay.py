@@ -449,7 +449,7 @@ class World:
         if self.anchor is None and self.follower.level:
             self.anchor = self.follower.position  # it has seen that the log is empty
         assert self.anchor in (None, self.follower.position)
-        assert len(self.follower._heard) <= MAX_HEARD
+        assert len(self.follower._heard or []) <= MAX_HEARD
 
     def settle(self, size: int) -> None:
         """Everything under way arrives, the tail is checked, and reading on ends."""

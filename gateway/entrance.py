@@ -1,0 +1,194 @@
+"""How a connection comes about: authenticate, check, subscribe, and only then upgrade.
+
+The same for a socket that begins with its handshake and for one that had other requests before.
+Everything up to the subscription is synchronous: who is refused has cost one verification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final, cast
+
+import structlog
+from aiohttp import web
+from multidict import CIMultiDictProxy, MultiMapping
+
+from broker.channels import Channel, Scope
+from broker.cursor import ZERO
+from broker.errors import BrokerUnavailable
+from gateway import close_codes, handshake
+from gateway.auth import Identity
+from gateway.commands import DEADLINE_SECONDS
+from gateway.credentials import AuthError, subprotocol_answer, token_from_request
+from gateway.frames import ws_close
+from gateway.handshake import BadRequest, Opening
+from gateway.http_api import problem
+from gateway.hub import Feed
+from gateway.node import Node
+from gateway.resync import Beginning
+from gateway.session import FrameError
+from gateway.upgrade import plain, switching
+from gateway.websocket import WebSocket
+
+log = structlog.get_logger(__name__)
+
+_EVERYTHING: Final = Beginning(ZERO)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A valid WebSocket handshake. ``query`` is decoded; ``host`` as the client named it."""
+
+    path: str
+    query: MultiMapping[str]
+    headers: CIMultiDictProxy[str]
+    host: str
+
+    @property
+    def from_browser(self) -> bool:
+        """Only browsers say where the page comes from, and they read no refusal's status."""
+        return "Origin" in self.headers
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What to answer the handshake with."""
+        return subprotocol_answer(self.headers)
+
+
+class Refusal(Exception):
+    """Why an arrival does not come in. ``by_code``: told by a close code after the upgrade."""
+
+    def __init__(
+        self, response: web.Response, *, by_code: close_codes.CloseCode | None = None
+    ) -> None:
+        self.response, self.by_code = response, by_code
+        super().__init__(f"{response.status} {response.reason}")
+
+    def answer(self, arrival: Arrival) -> bytes:
+        """All that is written before the socket is closed."""
+        if self.by_code is not None:
+            told = ws_close(self.by_code.code, self.by_code.name)
+            return switching(arrival.headers, arrival.subprotocol) + told
+        response = self.response
+        body = cast("bytes", response.body)
+        return plain(response.status, response.reason, response.headers.items(), body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A connection that may be upgraded now, and what it is to read."""
+
+    socket: WebSocket
+    feed: Feed | None
+    beginning: Beginning
+
+
+class Entrance:
+    """The way into one gateway."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def check(self, arrival: Arrival) -> tuple[Identity, Opening]:
+        """Who it is and what it asks for; :class:`Refusal` when it may not have that."""
+        node = self._node
+        origin = arrival.headers.get("Origin")
+        if not handshake.origin_allowed(origin, arrival.host, node.settings.allowed_origins):
+            raise Refusal(problem(403, "origin_not_allowed", "This origin may not connect."))
+        try:
+            identity = self._authenticate(arrival)
+        except AuthError as error:
+            log.info(
+                "connection_refused",
+                reason=error.log_reason,
+                token_hash=error.token_hash,
+                code=error.code,
+            )
+            refused = BadRequest(error.code, str(error), status=401)
+            raise self._refusal(arrival, refused) from None
+        try:
+            opening = handshake.parse(arrival.path, arrival.query)
+            node.admission.admit(identity, opening, node.sockets)
+            if node.draining:
+                raise BadRequest("draining", "connect to another gateway", status=503)
+            if not node.ready:
+                raise BadRequest("broker_unavailable", "try again in a moment", status=503)
+        except BadRequest as refused:
+            raise self._refusal(arrival, refused) from None
+        return identity, opening
+
+    async def admit(self, arrival: Arrival, identity: Identity, opening: Opening) -> Admitted:
+        """Subscribe, and await that it is acknowledged; :class:`Refusal` when it cannot be."""
+        node = self._node
+        try:
+            with node.admission.arriving(identity.owner):
+                opening = await node.admission.complete(identity, opening)
+                return await self._open(identity, opening)
+        except BadRequest as refused:
+            raise self._refusal(arrival, refused) from None
+        except BrokerUnavailable:
+            detail = "Redis cannot be reached; try again."
+            raise Refusal(problem(503, "broker_unavailable", detail)) from None
+
+    async def greet(
+        self, arrival: Arrival, admitted: Admitted, transport: asyncio.Transport, tail: bytes
+    ) -> None:
+        """Upgrade: the transport is the socket's from now on. ``tail``: what it sent already."""
+        socket, opening = admitted.socket, admitted.socket.opening
+        transport.write(switching(arrival.headers, arrival.subprotocol))
+        transport.set_protocol(socket)
+        socket.connection_made(transport)
+        socket.start(admitted.feed, admitted.beginning)
+        if tail:
+            socket.data_received(tail)
+        if opening.turn and admitted.feed is not None:
+            live = admitted.feed.channel.live
+            try:
+                if not await self._node.admission.announce(socket.identity, opening, live):
+                    socket.taken_over()
+            except BrokerUnavailable:
+                # The former socket was not told, and two may not read one isolated channel.
+                socket.unavailable()
+
+    async def _open(self, identity: Identity, opening: Opening) -> Admitted:
+        node, run_id = self._node, opening.run_id
+        feed, beginning = None, _EVERYTHING
+        if run_id is not None or opening.scope is not Scope.RUN:
+            channel = node.channel(identity, opening, opening.connection or "", run_id)
+            if run_id is not None:
+                channel = await self._strict_channel(identity, run_id)
+            feed = await node.relay.open(channel, timeout_seconds=DEADLINE_SECONDS)
+            beginning = await node.relay.begin(feed, opening.after, bad_cursor=opening.bad_cursor)
+        socket = WebSocket(node, identity, opening)
+        return Admitted(socket=socket, feed=feed, beginning=beginning)
+
+    async def _strict_channel(self, identity: Identity, run_id: str) -> Channel:
+        try:
+            channel = await self._node.commands.channel(identity.owner, run_id)
+        except FrameError as error:
+            status = 503 if error.retryable or error.code == "internal" else 403
+            raise BadRequest(error.code, error.message, status=status) from None
+        if channel.scope is not Scope.RUN:
+            raise BadRequest("run_not_found", f"no strict run of yours is {run_id}", status=403)
+        return channel
+
+    def _authenticate(self, arrival: Arrival) -> Identity:
+        node = self._node
+        allow_query_token = node.settings.allow_query_token
+        offer = token_from_request(
+            arrival.headers, arrival.query, allow_query_token=allow_query_token
+        )
+        if offer.token is None:
+            raise AuthError("unauthorized", "no token")
+        return node.verifier.verify(offer.token, time.time())
+
+    @staticmethod
+    def _refusal(arrival: Arrival, refused: BadRequest) -> Refusal:
+        """A refusal before the upgrade; to a browser, which cannot read that, by close code."""
+        code = {401: close_codes.UNAUTHORIZED, 403: close_codes.FORBIDDEN}.get(refused.status)
+        return Refusal(
+            problem(refused.status, refused.code, refused.detail),
+            by_code=code if arrival.from_browser else None,
+        )

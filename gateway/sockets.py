@@ -1,0 +1,71 @@
+"""The sockets of one gateway: counted by owner and mode, and taken in turns.
+
+Pure. What a gateway does for each of its sockets again and again (heartbeats) it does for a few at
+a time: a thousand writes at once would hold up every delivery behind them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Generic, Protocol, TypeVar
+
+from broker.channels import Owner
+from gateway.auth import Identity
+from gateway.handshake import Opening
+
+
+class Connected(Protocol):
+    """A connection that is there."""
+
+    identity: Identity
+    opening: Opening
+    connection_id: str
+
+
+S = TypeVar("S", bound=Connected)
+
+
+class Sockets(Generic[S]):
+    """All of them, in ``turns`` groups of about the same size."""
+
+    def __init__(self, turns: int) -> None:
+        self._groups: list[set[S]] = [set() for _ in range(turns)]
+        self._owners: Counter[Owner] = Counter()
+        self.modes: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self.modes.total()
+
+    def __iter__(self) -> Iterator[S]:
+        for group in self._groups:
+            yield from group
+
+    def turn(self, at: int) -> Collection[S]:
+        """One group; each socket is in one, for as long as it lives."""
+        return self._groups[at % len(self._groups)]
+
+    def of(self, owner: Owner) -> int:
+        """How many are the owner's."""
+        return self._owners[owner]
+
+    def add(self, socket: S) -> None:
+        """A socket is there."""
+        self._group(socket).add(socket)
+        self._owners[socket.identity.owner] += 1
+        self.modes[socket.opening.mode.value] += 1
+
+    def discard(self, socket: S) -> None:
+        """A socket is gone; twice is once."""
+        group = self._group(socket)
+        if socket not in group:
+            return
+        group.discard(socket)
+        owner = socket.identity.owner
+        self._owners[owner] -= 1
+        if not self._owners[owner]:
+            del self._owners[owner]
+        self.modes[socket.opening.mode.value] -= 1
+
+    def _group(self, socket: S) -> set[S]:
+        return self._groups[hash(socket.connection_id) % len(self._groups)]
