@@ -86,6 +86,8 @@ def judge_connected(
 class Follower:
     """A position in one log, and the last ones before it (``trail``, oldest first).
 
+    ``raw`` is the position as Redis writes it.
+
     Level: the live channel alone continues it. Behind: read the log. It holds ids as Redis writes
     them: that an entry is next is told by its link, which is compared as bytes; numbers are made
     only where two positions have to be compared.
@@ -93,10 +95,10 @@ class Follower:
     Nothing has to be linked to ``0-0``: what came before may have been trimmed.
     """
 
-    __slots__ = ("_anywhere", "_doubted", "_heard", "_overflowed", "_raw", "_trail", "level")
+    __slots__ = ("_anywhere", "_doubted", "_heard", "_overflowed", "_trail", "level", "raw")
 
     def __init__(self, position: Cursor, *, level: bool = False) -> None:
-        self._raw = position.raw
+        self.raw = position.raw
         self.level = level
         self._trail: list[bytes] = []
         self._anywhere = position == ZERO and not level
@@ -107,7 +109,7 @@ class Follower:
     @property
     def position(self) -> Cursor:
         """Everything up to here was passed on."""
-        return from_redis(self._raw)
+        return from_redis(self.raw)
 
     @property
     def trail(self) -> list[Cursor]:
@@ -116,7 +118,7 @@ class Follower:
 
     def hear(self, entry: Entry) -> bool:
         """A live entry. True: it is next, pass it on. False: old, or kept until the log is read."""
-        if self.level and entry.prev == self._raw:
+        if self.level and entry.prev == self.raw:
             self._advance(entry)
             return True
         if entry.cursor <= self.position:
@@ -144,7 +146,7 @@ class Follower:
         """
         passed: list[Entry] = []
         for entry in page:
-            if entry.prev != self._raw:
+            if entry.prev != self.raw:
                 if entry.cursor <= self.position:
                     continue
                 if not self._anywhere:
@@ -158,7 +160,7 @@ class Follower:
 
     def give_back(self, entry: Entry) -> None:
         """``entry``, just passed on, could not be taken: it is read again, and what follows it."""
-        self._raw = entry.prev
+        self.raw = entry.prev
         self.level = False
         if self._trail:
             self._trail.pop()
@@ -169,17 +171,17 @@ class Follower:
         Not ``linked``: the log itself has a hole after ``position``, which was told, so whatever
         comes next follows.
         """
-        self._raw = position.raw
+        self.raw = position.raw
         self.level = False
         self._trail.clear()
         self._anywhere = position == ZERO or not linked
 
     def _advance(self, entry: Entry) -> None:
         trail = self._trail
-        trail.append(self._raw)
+        trail.append(self.raw)
         if len(trail) >= 2 * TRAIL:
             del trail[:TRAIL]
-        self._raw = entry.id
+        self.raw = entry.id
 
     def _join(self, passed: list[Entry]) -> None:
         """Continue with what was heard while reading; level if nothing is missing in between."""
@@ -189,7 +191,7 @@ class Follower:
             return
         while self._heard:
             entry = self._heard[0]
-            if entry.prev == self._raw:
+            if entry.prev == self.raw:
                 self._advance(entry)
                 self._anywhere = False
                 passed.append(entry)

@@ -14,12 +14,13 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jwt
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
 from multidict import MultiMapping
 
 from broker.channels import Mode, Owner, check_id
@@ -81,6 +82,8 @@ class Verifier:
             self._key = settings.jwt_secret.get_secret_value()
         self._algorithms = list(algorithms)
         self._jws = jwt.PyJWS(algorithms=self._algorithms)
+        if isinstance(self._key, str):
+            self._key = _prepare(self._jws, self._key)
         self._verified: OrderedDict[str, Identity] = OrderedDict()
 
     @property
@@ -206,6 +209,33 @@ def issue_token(
     if modes is not None:
         claims["modes"] = sorted(mode.value for mode in modes)
     return jwt.encode(claims, secret, algorithm=alg)
+
+
+class _Prepared(HMACAlgorithm):
+    """Verifies with a key that was prepared: that takes longer than to verify."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        """It is what :func:`_prepare` gave."""
+        return cast("bytes", key)
+
+
+def _prepare(jws: jwt.PyJWS, secret: str) -> bytes:
+    """The secret as its algorithms take it. ``jws`` does not prepare it again from now on."""
+    key = secret.encode()
+    for name in jws.get_algorithms():
+        algorithm = jws.get_algorithm_by_name(name)
+        if isinstance(algorithm, HMACAlgorithm):
+            try:
+                key = algorithm.prepare_key(secret)
+            except jwt.InvalidKeyError as error:
+                raise ConfigurationError(
+                    setting="RUNCAST_JWT_SECRET",
+                    why=str(error),
+                    todo="Use a random secret, or RUNCAST_JWT_PUBLIC_KEY_FILE for a public key.",
+                ) from None
+            jws.unregister_algorithm(name)
+            jws.register_algorithm(name, _Prepared(algorithm.hash_alg))
+    return key
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:

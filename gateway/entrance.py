@@ -137,9 +137,9 @@ class Entrance:
     ) -> None:
         """Upgrade: the transport is the socket's from now on. ``tail``: what it sent already."""
         socket, opening = admitted.socket, admitted.socket.opening
-        transport.write(switching(arrival.headers, arrival.subprotocol))
         transport.set_protocol(socket)
         socket.connection_made(transport)
+        socket.outbox.put(switching(arrival.headers, arrival.subprotocol))
         socket.start(admitted.feed, admitted.beginning)
         if tail:
             socket.data_received(tail)

@@ -84,7 +84,7 @@ class Feeder:
         then: Callable[[Cursor], None] | None = None,
     ) -> None:
         """Feed the socket from there on until it is level; ``then`` runs at that moment."""
-        level = feed.follower.level and beginning.position == feed.follower.position
+        level = feed.follower.level and beginning.position.raw == feed.follower.raw
         follower = Follower(beginning.position, level=level)
         room = self._write(feed, socket, follower, follower.read(beginning.page, end=False))
         if room and self._hub.join(feed, socket, follower):

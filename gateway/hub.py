@@ -237,7 +237,7 @@ class Hub:
 
         False when something has to be read for it first: the log, or a run's kept text.
         """
-        if not feed.follower.level or follower.position != feed.follower.position:
+        if not feed.follower.level or follower.raw != feed.follower.raw:
             return False
         if feed.missed_texts or any(feed.texts.values()):
             return False

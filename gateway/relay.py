@@ -50,7 +50,7 @@ class Relay:
             name=f"subscriber {node_id}",
         )
         self.on_latency: Callable[[int], None] = lambda _sent_ms: None
-        self._opening: dict[bytes, asyncio.Task[Feed]] = {}
+        self._opening: dict[bytes, asyncio.Event] = {}
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self._subscribing: set[bytes] = set()
         self._repairing: set[bytes] = set()
@@ -75,20 +75,29 @@ class Relay:
         Join it within the linger time: a feed that nobody reads is closed after that.
         """
         feed = self.hub.feed(channel)
-        task = self._opening.get(channel.live)
-        if feed is None or task is not None:
-            if task is None:
-                task = self._spawn(self._subscribe(channel))
-                self._opening[channel.live] = task
-                task.add_done_callback(lambda _: self._opening.pop(channel.live, None))
+        if feed is None or channel.live in self._opening:
             try:
                 async with asyncio.timeout(timeout_seconds):
-                    feed = await asyncio.shield(task)
+                    feed = await self._opened(channel)
             except TimeoutError:
                 raise BrokerUnavailable(why="the subscription was not acknowledged") from None
         self._keep(channel)
         self.release(feed)
         return feed
+
+    async def _opened(self, channel: Channel) -> Feed:
+        """Whoever comes first subscribes; the others wait, and try when that one gave up."""
+        while (first := self._opening.get(channel.live)) is not None:
+            await first.wait()
+        feed = self.hub.feed(channel)
+        if feed is not None:
+            return feed
+        done = self._opening[channel.live] = asyncio.Event()
+        try:
+            return await self._subscribe(channel)
+        finally:
+            del self._opening[channel.live]
+            done.set()
 
     async def _subscribe(self, channel: Channel) -> Feed:
         feed = self.hub.add(channel)
@@ -115,7 +124,6 @@ class Relay:
             feed.follower.lose_touch()
         if not feed.follower.level:
             self.repair(feed)
-        self.release(feed)
         return feed
 
     def leave(self, feed: Feed, member: Member) -> None:

@@ -124,10 +124,9 @@ class Log(Store):
     @unavailable_if_refused
     async def state(self, channel: Channel) -> tuple[Cursor, list[str]]:
         """The last id of the channel's log, and its runs that have not ended."""
-        newest, runs = await self.client.execute_many(
-            [("XREVRANGE", channel.log, "+", "-", "COUNT", 1), ("SMEMBERS", channel.open)]
-        )
-        return _first(newest) or ZERO, [run.decode(errors="replace") for run in runs]
+        newest = self.client.submit("XREVRANGE", channel.log, "+", "-", "COUNT", 1)
+        runs = await self.client.submit("SMEMBERS", channel.open)
+        return _first(await newest) or ZERO, [run.decode(errors="replace") for run in runs]
 
     @unavailable_if_refused
     async def open_texts(self, channel: Channel) -> list[Text]:

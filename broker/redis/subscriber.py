@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from broker.errors import BrokerUnavailable
-from broker.redis.connection import RedisConnection
+from broker.redis.connection import RedisConnection, pack
 from broker.redis.server_client import new_delays
 from broker.redis.slots import slot_of
 from broker.redis.source import Source
@@ -78,6 +78,7 @@ class Subscriber:
         self._on_message, self._on_read_end = on_message, on_read_end
         self._on_restored, self._on_refused, self._tell_lost = on_restored, on_refused, on_lost
         self._connection: RedisConnection | None = None
+        self._unsent: list[bytes] = []
         self._wanted: dict[bytes, None] = {}
         # Per SUBSCRIBE that was sent, what is not acknowledged of it yet.
         self._batches: deque[deque[tuple[bytes, Acknowledged]]] = deque()
@@ -185,9 +186,16 @@ class Subscriber:
             self._connection.abort()
 
     def _send(self, *command: bytes | str) -> None:
-        if self._connection is not None:
+        """With whatever else this turn of the event loop has to say."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(pack(command))
+
+    def _flush(self) -> None:
+        data, self._unsent = b"".join(self._unsent), []
+        if data and self._connection is not None:
             with suppress(BrokerUnavailable):  # the loss of the connection is told by on_lost
-                self._connection.send(*command)
+                self._connection.write(data)
 
     def _later(self, channel: bytes, acknowledged: Acknowledged) -> None:
         """Whoever waits for an acknowledgement gets it from the next connection."""
@@ -251,6 +259,7 @@ class Subscriber:
     def _on_lost(self, why: str) -> None:
         self._why = why
         self._connection = None
+        self._unsent = []
         self._is_hearing.clear()
         self._leaving.clear()
         batches, self._batches = self._batches, deque()
