@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,6 +24,9 @@ ROUTES: Final[Mapping[str, Mode | None]] = {
     "/ws/isolated": Mode.ISOLATED,
 }
 """Path → the mode that it means; None = the ``mode`` parameter says."""
+
+CHOICES: Final = frozenset({"mode", "isolation_level", "connection_scope", "events"})
+"""Parameters whose values are words of a fixed list."""
 
 CREDENTIALS: Final = frozenset({"token", "ticket"})
 
@@ -77,9 +81,22 @@ class Opening:
 
 def parse(path: str, query: Mapping[str, str]) -> Opening:
     """The request of one connection; :class:`BadRequest` when it is not a valid one."""
-    if len(query) != len(set(query)):
+    names = set(query)
+    if len(query) != len(names):
         # Nobody can say which of them was meant, so the wider one must not win.
         raise BadRequest("repeated_parameter", "a parameter is given more than once")
+    if names <= CHOICES:
+        return _chosen(path, tuple(query.items()))
+    return _parse(path, query)
+
+
+@lru_cache(maxsize=256)
+def _chosen(path: str, words: tuple[tuple[str, str], ...]) -> Opening:
+    """Nothing but words of fixed lists: all who ask for the same have the same opening."""
+    return _parse(path, dict(words))
+
+
+def _parse(path: str, query: Mapping[str, str]) -> Opening:
     mode = _mode(path, query)
     for name in set(query) - CREDENTIALS:
         allowed = PARAMETERS.get(name)
