@@ -39,9 +39,11 @@ class Entry:
     body: bytes
 
     def __init__(self, header: bytes, body: bytes) -> None:
-        words = header.split(b" ")
-        self.id, self.prev, self.owner, self.thread, self.run, self.seq, self.type = words
         self.body = body
+        # fmt: off
+        self.id, self.prev, self.owner, self.thread, self.run, self.seq, self.type = \
+            header.split(b" ")
+        # fmt: on
 
     @property
     def cursor(self) -> Cursor:
@@ -59,7 +61,7 @@ def from_live(message: bytes) -> Entry:
     if not newline or not header.isascii():
         raise ValueError("a live message has a header line, in ASCII")
     entry = Entry(header, body)
-    if entry.id != NO_ID and not _is_id(entry.id):
+    if not _is_id(entry.id) and entry.id != NO_ID:
         raise ValueError("an id looks like 1763861234567-0")
     return entry
 

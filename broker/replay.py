@@ -24,6 +24,9 @@ TRAIL: Final = 32
 """Positions that a follower remembers at least: what a failover takes back is seldom more."""
 
 
+_LONGEST: Final = 2 * TRAIL
+
+
 @dataclass(frozen=True, slots=True)
 class Glance:
     """What the log shows around a cursor; ``None`` = no such entry.
@@ -118,8 +121,12 @@ class Follower:
 
     def hear(self, entry: Entry) -> bool:
         """A live entry. True: it is next, pass it on. False: old, or kept until the log is read."""
-        if self.level and entry.prev == self.raw:
-            self._advance(entry)
+        if self.level and entry.prev == self.raw:  # as _advance does, without the call
+            trail = self._trail
+            trail.append(self.raw)
+            if len(trail) >= _LONGEST:
+                del trail[:TRAIL]
+            self.raw = entry.id
             return True
         if entry.cursor <= self.position:
             return False
@@ -177,10 +184,9 @@ class Follower:
         self._anywhere = position == ZERO or not linked
 
     def _advance(self, entry: Entry) -> None:
-        trail = self._trail
-        trail.append(self.raw)
-        if len(trail) >= 2 * TRAIL:
-            del trail[:TRAIL]
+        self._trail.append(self.raw)
+        if len(self._trail) >= _LONGEST:
+            del self._trail[:TRAIL]
         self.raw = entry.id
 
     def _join(self, passed: list[Entry]) -> None:

@@ -70,7 +70,8 @@ class Feed:
     """One channel that this gateway listens to.
 
     ``texts``: bytes of streamed text heard of, by open run. ``missed_texts``: deltas heard while
-    the kept text of their run is read.
+    the kept text of their run is read. ``seen``: where it was at the last tick of the tail check,
+    and ``quiet_ticks``: for how many it has been there.
     """
 
     channel: Channel
@@ -81,6 +82,8 @@ class Feed:
     texts: dict[bytes, int] = field(default_factory=dict)
     open_runs: dict[bytes, None] = field(default_factory=dict)
     missed_texts: dict[bytes, list[Entry]] = field(default_factory=dict)
+    seen: bytes = b""
+    quiet_ticks: int = 0
 
     @property
     def idle(self) -> bool:
@@ -93,9 +96,8 @@ class Frames:
 
     __slots__ = ("_entry", "_legacy", "plain")
 
-    def __init__(self, entry: Entry) -> None:
-        self._entry = entry
-        self.plain = ws_event(entry)
+    def __init__(self, entry: Entry, plain: bytes) -> None:
+        self._entry, self.plain = entry, plain
         self._legacy = b""
 
     @property
@@ -123,6 +125,9 @@ class Needs(Protocol):
 
     def taken_over(self, feed: Feed, by: bytes) -> None:
         """Another socket took this isolated connection up."""
+
+    def unreadable(self, feed: Feed) -> None:
+        """A message that is neither an event nor a notice."""
 
     def malformed(self, feed: Feed, entry: Entry) -> None:
         """A body that cannot be put into the V2 shape."""
@@ -182,9 +187,13 @@ class Hub:
         if feed is None:
             self._needs.unclaimed(live, message)
             return
-        entry = from_live(message)
-        if entry.id == NO_ID:
-            self._notice(feed, entry)
+        try:
+            entry = from_live(message)
+            if entry.id == NO_ID:
+                self._notice(feed, entry)
+                return
+        except ValueError:
+            self._needs.unreadable(feed)
             return
         self.counters.published += 1
         if feed.follower.hear(entry):
@@ -202,24 +211,27 @@ class Hub:
             return
         if entry.type in _NOTED:
             self._note_run(feed, entry)
-        frames = Frames(entry)
+        plain = ws_event(entry)
+        frames = behind = None
         delivered = 0
-        behind: list[Member] = []
         for member in feed.live:
             if member.whole and member.owner == owner:
-                if member.outbox.push(frames.plain):
+                if member.outbox.push(plain):
                     self.dirty[member] = None
                     delivered += 1
-                else:
-                    behind.append(member)
-            elif not self._passed(feed, member, entry, frames):
-                behind.append(member)
+                    continue
+            else:
+                frames = frames or Frames(entry, plain)
+                if self._passed(feed, member, entry, frames):
+                    continue
+            behind = behind or []
+            behind.append(member)
         self.counters.delivered += delivered
-        for member in behind:
+        for member in behind or ():
             del feed.live[member]
             self._needs.feed_from_log(feed, member, from_redis(entry.prev))
         if feed.joining:
-            self._emit_joining(feed, entry, frames)
+            self._emit_joining(feed, entry, frames or Frames(entry, plain))
         if entry.type == _COMPLETED:
             for member in feed.live:
                 if member.floors is not None:
@@ -230,7 +242,7 @@ class Hub:
         if entry.owner != feed.owner:
             self._withhold(feed, entry)
             return True
-        return self._passed(feed, member, entry, Frames(entry))
+        return self._passed(feed, member, entry, Frames(entry, ws_event(entry)))
 
     def join(self, feed: Feed, member: Member, follower: Follower) -> bool:
         """Let a socket that has everything up to ``follower`` read what is live.

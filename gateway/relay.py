@@ -7,8 +7,8 @@ cannot answer now is tried again when the subscriber is restored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from typing import Any, Final, cast
 
 import structlog
 
@@ -44,7 +44,7 @@ class Relay:
         self.on_heard: Callable[[bytes, bytes], None] = lambda _channel, _message: None
         self.subscriber = new_subscriber(
             url,
-            on_message=self._on_message,
+            on_message=self.hub.on_message,
             on_read_end=self.flush,
             on_restored=self._on_restored,
             name=f"subscriber {node_id}",
@@ -271,6 +271,10 @@ class Relay:
             if socket.turn < int(by):
                 socket.taken_over()
 
+    def unreadable(self, feed: Feed) -> None:
+        """Somebody published what is no message of ours; what it was may be secret."""
+        log.warning("malformed_message", channel=feed.channel.live.decode())
+
     def malformed(self, feed: Feed, entry: Entry) -> None:
         """Somebody published what is no event."""
         log.error("malformed_event", channel=feed.channel.live.decode(), run=entry.run.decode())
@@ -285,13 +289,6 @@ class Relay:
         """A probe's, or of a channel that was left just now."""
         self.on_heard(live, message)
 
-    def _on_message(self, channel: bytes, message: bytes) -> None:
-        try:
-            self.hub.on_message(channel, message)
-        except ValueError as error:  # its text may repeat what was published
-            why = type(error).__name__
-            log.warning("malformed_message", channel=channel.decode(errors="replace"), why=why)
-
     def _on_restored(self, channels: Collection[bytes]) -> None:
         """Subscribed again after a gap: what was published meanwhile is in the logs only."""
         self._interruptions += 1
@@ -301,8 +298,8 @@ class Relay:
         """Write what this turn has put into outboxes: one write per socket."""
         if self.hub.dirty:
             dirty, self.hub.dirty = self.hub.dirty, {}
-            for member in dirty:
-                as_socket(member).flush()
+            for socket in cast("Iterable[Socket]", dirty):
+                socket.flush()
         if self.hub.first_heard:
             sent, self.hub.first_heard = self.hub.first_heard, b""
             self.on_latency(from_redis(sent).ms)

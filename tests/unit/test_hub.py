@@ -93,6 +93,9 @@ class Recorder:
     def withheld(self, feed: Feed, entry: Entry) -> None:  # noqa: ARG002
         self.asked.append(("withheld", entry.owner))
 
+    def unreadable(self, feed: Feed) -> None:
+        self.asked.append(("unreadable", feed))
+
     def malformed(self, feed: Feed, entry: Entry) -> None:  # noqa: ARG002
         self.asked.append(("malformed", entry.id))
 
@@ -179,13 +182,15 @@ def test_a_channel_that_nobody_listens_to_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("message", [b"", b"x\n{}", b"- 5 :a t r x agent_delta\n{}"])
-def test_a_malformed_message_is_a_value_error(message: bytes) -> None:
-    """The relay logs it; nobody is sent anything."""
+def test_a_malformed_message_is_told_and_passed_over(message: bytes) -> None:
+    """The relay logs it; nobody is sent anything, and what follows is."""
     socket = Socket()
-    hub, _, _ = opened(socket)
-    with pytest.raises(ValueError):  # noqa: PT011 - the words of the message do not matter
-        hear(hub, message)
+    hub, feed, needs = opened(socket)
+    hear(hub, message)
+    assert needs.asked == [("unreadable", feed)]
     assert socket.got() == []
+    hear(hub, event(1))
+    assert socket.ids() == ["1-0"]
 
 
 # --- events
@@ -712,6 +717,9 @@ class House:
         raise AssertionError
 
     def withheld(self, feed: Feed, entry: Entry) -> None:  # noqa: ARG002
+        raise AssertionError
+
+    def unreadable(self, feed: Feed) -> None:  # noqa: ARG002
         raise AssertionError
 
     def malformed(self, feed: Feed, entry: Entry) -> None:  # noqa: ARG002
