@@ -106,6 +106,13 @@ def commands(app: typer.Typer) -> None:
     app.command(epilog=_examples("runcast check", "runcast check --config runcast.toml --json"))(
         check
     )
+    app.command(
+        epilog=_examples(
+            "runcast bench",
+            "runcast bench --only latency,resume --connections 2000 --json",
+            "RUNCAST_JWT_SECRET=… RUNCAST_REDIS_URL=… runcast bench --url ws://10.0.0.7:8080/ws",
+        )
+    )(bench)
 
 
 def demo(
@@ -244,6 +251,55 @@ def check(*, config: Config = None, as_json: AsJson = False) -> None:
     sys.exit(0 if all(finding.ok for finding in found) else 1)
 
 
+def bench(
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(help="The gateway. [default: RUNCAST_URL; without, one of the bench's own]"),
+    ] = None,
+    connections: Annotated[
+        int | None,
+        typer.Option(min=2, help="Chat clients. [default: 200; with a gateway of its own 1000]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="For all measures, about.")] = 20,
+    rate: Annotated[float, typer.Option(min=1, help="Events a second to see latency at.")] = 200,
+    most_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Never more events a second. [default: 2000; with its own gateway: no end]"
+        ),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Of connect,memory,latency,throughput,fanout,resume. [default: all]"),
+    ] = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+) -> None:
+    """This installation's own numbers: connects, memory, latency, throughput, resume.
+
+    It is real load. Users, runs and events are the bench's own and removed at the end.
+    Exit status 0 only when no event was lost, doubled or misdelivered.
+    """
+    from gateway.bench.plan import chosen, plan_for
+    from gateway.bench.runner import run_bench
+
+    try:
+        measures = chosen(only)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    settings = _settings(config, url=url)
+    plan = plan_for(
+        own="url" not in settings.model_fields_set,
+        connections=connections,
+        seconds=seconds,
+        rate=rate,
+        most_rate=most_rate,
+        only=measures,
+    )
+    sys.exit(run_bench(settings, plan, as_json=as_json))
+
+
 def _settings(config: Path | None, **flags: object) -> Settings:
     settings = load_settings(config, **flags)
     configure_logging(settings.log_format, settings.log_level)
@@ -287,6 +343,8 @@ def _sign(
             now=time.time(),
             tenant=tenant,
             operator=operator,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
         )
     except ValueError as error:
         raise ConfigurationError(
