@@ -276,7 +276,7 @@ def bench(
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
 ) -> None:
-    """This installation's own numbers: connects, memory, latency, throughput, resume.
+    """Measure this installation: connects, memory, latency, throughput, resume.
 
     It is real load. Users, runs and events are the bench's own and removed at the end.
     Exit status 0 only when no event was lost, doubled or misdelivered.

@@ -128,7 +128,7 @@ class Audience:
         deadline = loop.time() + seconds
         while True:
             answers = await self._ask("owed", lambda _: {"published": published})
-            owed = sum(answer["owed"] for answer in answers)
+            owed: int = sum(answer["owed"] for answer in answers)
             if not owed or loop.time() > deadline:
                 return owed
             await asyncio.sleep(_LOOK_SECONDS)

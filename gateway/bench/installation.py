@@ -218,14 +218,11 @@ async def _config(target: wire.Target, url: str) -> dict[str, Any]:
     address = f"{target.http}/ws/config"
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(address) as answer,
-        ):
+        async with aiohttp.ClientSession(timeout=timeout) as http, http.get(address) as answer:
             told = orjson.loads(await answer.read())
     except (aiohttp.ClientConnectorError, TimeoutError) as error:
         raise BenchFailed(
-            why=f"{url} cannot be reached: {error or 'no answer in time'}",
+            why=f"{url} cannot be reached: {str(error) or 'no answer in time'}",
             todo="Start a gateway there, or leave --url and RUNCAST_URL out to measure one of the "
             "bench's own.",
         ) from None
@@ -277,9 +274,10 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 async def _info(broker: Broker, section: str) -> str:
     """A section of Redis' own account; empty when this user may not read it."""
     try:
-        return (await broker.client.execute("INFO", section)).decode(errors="replace")
+        info: bytes = await broker.client.execute("INFO", section)
     except (ResponseError, BrokerUnavailable):
         return ""
+    return info.decode(errors="replace")
 
 
 def _field(info: str, name: str) -> str:

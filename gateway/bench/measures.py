@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from gateway.bench.account import Faults
@@ -18,7 +19,7 @@ from gateway.bench.pacing import Ramp
 from gateway.bench.plan import Plan
 from gateway.bench.processes import cores, machine_cpu_seconds
 from gateway.bench.speaker import Said, Speaker
-from gateway.bench.verdict import Usage, bottleneck
+from gateway.bench.verdict import Stopped, Usage, bottleneck
 
 Result = dict[str, Any]
 
@@ -90,17 +91,16 @@ class Measures:
                 await self._level(SETTLE_SECONDS)
                 await self._audience.take()
                 result = await verbs[measure]()
-                await self._finish(measure, result)
+                await self._finish({measure: result})
 
-    async def _finish(self, *names: str | Result) -> None:
-        """Close the accounts and keep the results: name, result, name, result…"""
+    async def _finish(self, results: dict[str, Result]) -> None:
+        """Close the accounts, and keep those of the results that were asked for."""
         await self._level(SETTLE_SECONDS)
         faults = await self._audience.close(self._published)
         self.faults += faults
-        for name, result in zip(names[::2], names[1::2], strict=True):
-            if name in self._plan.only and isinstance(result, dict):
-                told = {each: getattr(faults, each) for each in Faults.__dataclass_fields__}
-                self.results[str(name)] = {**result, "faults": told}
+        for name, result in results.items():
+            if name in self._plan.only:
+                self.results[name] = {**result, "faults": asdict(faults)}
 
     @property
     def _published(self) -> list[int]:
@@ -112,7 +112,7 @@ class Measures:
     # --- connect and memory
 
     async def _warm_up(self) -> None:
-        """The first connections, and one event through everything: is it the gateway's Redis?"""
+        """The first connections, and one event through everything: it is the gateway's Redis."""
         self._progress.begin("connect", self._plan.seconds_for(self._plan.only[0]))
         await self._audience.join(self._users[: self._plan.warm_up])
         await self._speaker.open({0: self._audience.user_id(0)})
@@ -137,7 +137,7 @@ class Measures:
         }
         self._progress.begin("memory", self._plan.seconds_for(self._plan.only[0]))
         await asyncio.sleep(min(1.0, self._plan.seconds / 20))  # for what a connect leaves behind
-        await self._finish("connect", connected, "memory", self._memory(before, made))
+        await self._finish({"connect": connected, "memory": self._memory(before, made)})
 
     def _memory(self, before: int | None, made: int) -> Result:
         after = self._installation.gateway_bytes()
@@ -170,52 +170,28 @@ class Measures:
         ramp = Ramp(first=FIRST_RATE, most=self._plan.most_rate)
         best: tuple[Said, Heard, Usage] | None = None
         limit: Usage | None = None
-        tried = []
+        tried: list[Result] = []
         while ramp.target is not None and loop.time() < until:
             rate = ramp.target
             self._progress.note(f"trying {rate:,.0f} events/s")
-            said, heard, usage = await self._step(rate, self._plan.step_seconds, STEP_DRAIN_SECONDS)
+            step = said, heard, usage = await self._step(
+                rate, self._plan.step_seconds, STEP_DRAIN_SECONDS
+            )
             owed = await self._level(0)
-            p99 = heard.took.percentile(99) or heard.took.longest
-            held = said.rate >= rate * KEPT_UP and not owed and (p99 or 0) <= WORST_P99_MS
-            tried.append({"asked": round(rate), "published": round(said.rate), "p99_ms": p99,
-                          "held": held})  # fmt: skip
+            p99 = heard.took.percentile(99) or heard.took.longest or 0.0
+            held = said.rate >= rate * KEPT_UP and not owed and p99 <= WORST_P99_MS
+            figures = {"published": round(said.rate), "late": owed, "p99_ms": p99, "held": held}
+            tried.append({"asked": round(rate), **figures})
             ramp.judge(held=held)
-            best = (said, heard, usage) if held else best
-            limit = limit if held else usage
+            best, limit = (step, limit) if held else (best, usage)
             if owed:
                 await self._level(SETTLE_SECONDS)
                 await self._audience.take()
         if best is None:
-            return {"deliveries_per_second": None, "tried": tried,
-                    "why": f"no rate held: at {tried[-1]['asked']} events/s p99 was too long"}  # fmt: skip
-        return self._sustained(best, limit, tried, capped=ramp.capped)
-
-    def _sustained(
-        self,
-        best: tuple[Said, Heard, Usage],
-        limit: Usage | None,
-        tried: list[Result],
-        *,
-        capped: bool,
-    ) -> Result:
-        said, heard, usage = best
-        verdict = bottleneck(limit or usage, capped=capped)
-        delivered = heard.took.total
-        if not capped and limit is None:
-            verdict_part, why = "none", "time was up while every rate held: give it more --seconds"
-        else:
-            verdict_part, why = verdict.part, verdict.why
-        return {
-            "deliveries_per_second": round(said.rate),
-            "publish_to_receive_ms": heard.took.summary(),
-            "gateway_cpu_us_per_delivery": _per(usage.gateway, delivered),
-            "redis_cpu_us_per_event": _per(usage.redis, said.confirmed),
-            "bottleneck": verdict_part,
-            "why": why,
-            "cores_used": (limit or usage).shares(),
-            "tried": tried,
-        }
+            why = f"not even {tried[-1]['asked']:,} events/s held"
+            return {"deliveries_per_second": None, "tried": tried, "why": why}
+        stopped: Stopped = "failed" if limit else "capped" if ramp.capped else "time"
+        return {**_sustained(*best, limit, stopped), "tried": tried}
 
     async def _fan_out(self) -> Result:
         user = self._plan.connections
@@ -297,6 +273,22 @@ class Measures:
             "per_second": round(len(clients) / seconds, 1),
             "to_level_ms": took.summary(),
         }
+
+
+def _sustained(
+    said: Said, heard: Heard, usage: Usage, limit: Usage | None, stopped: Stopped
+) -> Result:
+    """``usage`` at the largest rate that held; ``limit``, at the last one that did not."""
+    verdict = bottleneck(limit or usage, stopped=stopped)
+    return {
+        "deliveries_per_second": round(said.rate),
+        "publish_to_receive_ms": heard.took.summary(),
+        "gateway_cpu_us_per_delivery": _per(usage.gateway, heard.took.total),
+        "redis_cpu_us_per_event": _per(usage.redis, said.confirmed),
+        "bottleneck": verdict.part,
+        "why": verdict.why,
+        "cores_used": (limit or usage).shares(),
+    }
 
 
 def _less(later: float | None, earlier: float | None) -> float | None:

@@ -11,8 +11,8 @@ MEASURES: Final[Mapping[str, float]] = {
     "memory": 1.0,
     "latency": 6.0,
     "throughput": 8.0,
-    "fanout": 2.0,
-    "resume": 4.0,
+    "fanout": 3.0,
+    "resume": 3.0,
 }
 """Measure → its share of the time, in the order in which they are done."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import uvloop
 
 from broker.config import Settings
-from broker.errors import BrokerUnavailable
+from broker.errors import RuncastError
 from gateway.bench.audience import Audience, how_many
 from gateway.bench.installation import Installation, given, own
 from gateway.bench.measures import Measures
@@ -97,12 +97,14 @@ def _warn_of_load(plan: Plan, installation: Installation) -> None:
 async def _clean_up(speaker: Speaker) -> None:
     """End the runs and delete their keys, whatever happened before."""
     try:
-        await speaker.end()
-        await speaker.remove()
-    except BrokerUnavailable as error:
+        try:
+            await speaker.end()
+        finally:
+            await speaker.remove()
+    except RuncastError as error:
         warn(
-            f"{error}. The bench's runs end by themselves as abandoned, and their keys expire "
-            "after RUNCAST_HISTORY_TTL_SECONDS."
+            f"{error} What the bench could not clean up goes by itself: runs that were not ended "
+            "are abandoned within seconds, and keys expire after RUNCAST_HISTORY_TTL_SECONDS."
         )
 
 

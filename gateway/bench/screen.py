@@ -18,6 +18,8 @@ from gateway.bench.account import Faults
 from gateway.bench.plan import Plan
 from gateway.bench.report import TITLES, rows
 
+NAME_COLUMNS: Final = 16
+VALUE_COLUMNS: Final = 15
 _REDRAW_SECONDS: Final = 0.25
 """Seldom enough that the publisher, in the same process, is not disturbed."""
 
@@ -77,27 +79,26 @@ def show(told: Mapping[str, Any], faults: Faults, closed: Mapping[int, int]) -> 
     """The whole table on standard output."""
     console = Console(highlight=False)
     machine, versions = told["machine"], told["versions"]
-    console.print(f"[bold]{told['url']}[/]  {told['gateway']}", soft_wrap=True)
     console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB, "
-        f"{machine['system']}",
-        style="dim",
+        f"[bold]Runcast {versions['gateway']}[/] at {told['url']}, {told['gateway']}",
+        soft_wrap=True,
     )
     console.print(
-        f"Runcast {versions['gateway']}, Redis {versions['redis']}, Python {machine['python']}; "
+        f"Redis {versions['redis']}, Python {machine['python']}, {machine['system']}\n"
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB\n"
         f"{told['plan']['connections']:,} connections, {told['at']}",
         style="dim",
+        soft_wrap=True,
     )
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(style="dim", overflow="fold")
     for measure, result in told["measures"].items():
-        table.add_row()
-        table.add_row(f"[bold]{TITLES[measure]}[/]")
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(width=NAME_COLUMNS)
+        table.add_column(width=VALUE_COLUMNS, justify="right")
+        table.add_column(style="dim")
         for row in rows(measure, result):
             table.add_row(f"  {row.name}", row.value, row.meaning)
-    console.print(table)
+        console.print(f"\n[bold]{TITLES[measure]}[/]")
+        console.print(table)
     console.print()
     if not faults:
         said = "✔ No event was lost, doubled, out of order or misdelivered."

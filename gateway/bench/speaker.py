@@ -6,8 +6,8 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,8 +100,7 @@ class Speaker:
                 voice = self._voices[user] = Voice(user, claim, Lifecycle())
                 await self._publish(voice, events.AGENT_STARTED, "message", {})
 
-        with _explained():
-            await asyncio.gather(*(one(user, name) for user, name in new.items()))
+        await _all([one(user, name) for user, name in new.items()])
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._keep_leases(), name="leases of the bench")
 
@@ -132,11 +131,9 @@ class Speaker:
                         task.add_done_callback(done)
                         sent += 1
                     await asyncio.sleep(max(_SHORTEST_PAUSE, pace.next_at(sent) - clock()))
-                while tasks and not failed:
-                    await asyncio.wait(tasks)
             finally:
-                for task in tasks:
-                    task.cancel()
+                while tasks:
+                    await asyncio.wait(tasks)
             if failed:
                 raise failed[0]
         return Said(sent, max(clock() - pace.begun, 1e-9))
@@ -144,14 +141,12 @@ class Speaker:
     async def say_each(self, times: int, voices: Sequence[Voice], *, rate: float) -> None:
         """Publish so many events for every one of these users, at that rate in all."""
         clock = asyncio.get_running_loop().time
-        for at in range(times):
+        for _ in range(times):
             pace = Pace(rate, clock())
             for begin in range(0, len(voices), AT_ONCE):
                 some = voices[begin : begin + AT_ONCE]
-                with _explained():
-                    await asyncio.gather(*map(self._think, some))
+                await _all([self._think(voice) for voice in some])
                 await asyncio.sleep(max(0.0, pace.next_at(begin + len(some)) - clock()))
-            del at
 
     async def end(self) -> None:
         """End every run, with its ``agent_completed``, and renew no lease any more."""
@@ -171,8 +166,7 @@ class Speaker:
                 }
                 await self._publish(voice, events.AGENT_COMPLETED, "response", rest)
 
-        with _explained():
-            await asyncio.gather(*(one(voice) for voice in self._voices.values()))
+        await _all([one(voice) for voice in self._voices.values()])
 
     async def remove(self) -> None:
         """Delete the keys of the ended runs, and the count of them among the fleet's."""
@@ -180,11 +174,8 @@ class Speaker:
         gone: list[bytes] = []
         for voice in self._voices.values():
             claim = voice.claim
-            gone += [claim.channel.log, claim.channel.open]
-            gone += [
-                keys.run(claim.partition, claim.run_id),
-                keys.text(claim.partition, claim.run_id),
-            ]
+            run, text = (make(claim.partition, claim.run_id) for make in (keys.run, keys.text))
+            gone += [claim.channel.log, claim.channel.open, run, text]
         for begin in range(0, len(gone), AT_ONCE):
             await client.execute_many([("DEL", key) for key in gone[begin : begin + AT_ONCE]])
         words = ("total", "incomplete", "published", *events.STATUSES)
@@ -238,11 +229,28 @@ class Speaker:
         while True:
             claims = [voice.claim for voice in self._voices.values()][part::_RENEWALS]
             part = (part + 1) % _RENEWALS
-            try:
+            with suppress(BrokerUnavailable):  # the events tell; the next renewal comes in time
                 await self._broker.renew(claims)
-            except BrokerUnavailable:
-                pass  # the events tell, and the next renewal comes in time
             await asyncio.sleep(pause)
+
+
+async def _all(publishing: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Carry all of them out. When cancelled, those under way come to their end first.
+
+    An event that was sent has taken its number, whether somebody waited for it or not.
+    """
+    tasks = [asyncio.create_task(each) for each in publishing]
+    if not tasks:
+        return
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        left = [task for task in tasks if not task.done()]
+        if left:
+            await asyncio.wait(left)
+    with _explained():
+        for task in tasks:
+            task.result()
 
 
 @contextmanager

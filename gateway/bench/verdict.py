@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 FULL: Final = 0.85
 """Of one core: the rest goes to switching between processes, and to the moments between bursts."""
@@ -60,10 +60,16 @@ class Verdict:
     why: str
 
 
-def bottleneck(usage: Usage, *, capped: bool) -> Verdict:
-    """Who was at the limit. ``capped``: the search stopped at the largest rate allowed."""
-    if capped:
-        return Verdict("none", "nothing failed up to the largest rate allowed (--most-rate)")
+Stopped = Literal["failed", "capped", "time"]
+"""Why no higher rate was tried: one had failed, none was allowed, or time was up."""
+
+
+def bottleneck(usage: Usage, *, stopped: Stopped) -> Verdict:
+    """Who was at the limit when the search stopped."""
+    if stopped == "capped":
+        return Verdict("none", "every rate held up to the largest that is allowed: --most-rate")
+    if stopped == "time":
+        return Verdict("none", "every rate held until time was up: give it more --seconds")
     fullest = {
         "gateway": max(usage.gateways or (0.0,)) / usage.seconds,
         "redis": (usage.redis or 0.0) / usage.seconds,
@@ -74,16 +80,25 @@ def bottleneck(usage: Usage, *, capped: bool) -> Verdict:
     if share >= FULL:
         return Verdict(part, f"{_NAMES[part]} used {share:.0%} of a core{_HINTS[part]}")
     if usage.machine is not None and usage.machine >= MACHINE_FULL * usage.cores * usage.seconds:
-        told = ", ".join(
-            f"{_SHORT[name]} {cores:.0%}"
-            for name, cores in usage.shares().items()
-            if cores is not None and name != "machine"
-        )
-        cores = f"{usage.cores} cores are" if usage.cores > 1 else "one core is"
-        return Verdict("machine", f"this machine's {cores} full ({told} of a core)")
+        return Verdict("machine", f"all cores of this machine are full: {_split(usage)} of one")
     if usage.gateways is None:
         return Verdict("unknown", "the gateway, or what is between: its CPU cannot be seen here")
     return Verdict("unknown", "no CPU was full: latency grew for another reason (disk, network)")
+
+
+def _split(usage: Usage) -> str:
+    known = {
+        "gateway": usage.gateway,
+        "Redis": usage.redis,
+        "bench": usage.bench,
+        "others": (usage.machine or 0.0)
+        - sum((usage.gateway or 0.0, usage.redis or 0.0, usage.bench)),
+    }
+    return ", ".join(
+        f"{name} {max(0.0, taken) / usage.seconds:.0%}"
+        for name, taken in known.items()
+        if taken is not None
+    )
 
 
 _NAMES: Final = {
@@ -91,7 +106,6 @@ _NAMES: Final = {
     "redis": "Redis",
     "bench": "the bench itself",
 }
-_SHORT: Final = {"gateway": "gateway", "redis": "Redis", "bench": "bench"}
 _HINTS: Final = {
     "gateway": "; add gateway processes",
     "redis": "; a Redis Cluster spreads it",
