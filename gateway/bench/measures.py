@@ -72,7 +72,7 @@ class Measures:
         self.faults = Faults()
 
     async def run(self) -> None:
-        """All that the plan names, in order; ``results`` has what is done when it is cut short.
+        """All that the plan names, in order, into ``results``.
 
         :raises BenchFailed: it cannot go on.
         """
@@ -95,7 +95,6 @@ class Measures:
 
     async def _finish(self, results: dict[str, Result]) -> None:
         """Close the accounts, and keep those of the results that were asked for."""
-        await self._level(SETTLE_SECONDS)
         faults = await self._audience.close(self._published)
         self.faults += faults
         for name, result in results.items():

@@ -16,6 +16,12 @@ from gateway.bench import wire
 from gateway.bench.account import Account, read_mark
 
 LOST_WITHOUT_CODE: Final = 1006
+CONNECT_SECONDS: Final = 20.0
+"""For one connection; behind a full backlog the kernel tries again after 1, 3 and 7 s."""
+
+LEVEL_SECONDS: Final = 10.0
+"""From ``live`` to the last event missed: ten times what a slow gateway needs for its log."""
+
 _EVENT: Final = b'{"id":'
 _CURSOR: Final = slice(len(_EVENT) + 1, None)
 
@@ -78,26 +84,27 @@ class Member(asyncio.Protocol):
     async def connect(self, target: wire.Target, *, goal: int | None = None) -> int:
         """Connect, resume if it was there before; nanoseconds until it is live and level.
 
-        ``goal``: how many events the user has had by then. Raises :class:`Refused` or OSError.
+        ``goal``: how many events the user has had by then; what does not come is not waited for
+        any longer than :data:`LEVEL_SECONDS`, and the account tells it. Raises :class:`Refused` or
+        OSError (``TimeoutError`` is one).
         """
         self._reset()
         loop = asyncio.get_running_loop()
         if goal is not None:
             self._goal, self._level = goal, loop.create_future()
         begun = time.monotonic_ns()
-        context = target.tls or None
-        transport, _ = await loop.create_connection(
-            lambda: self, target.host, target.port, ssl=context
-        )
-        key = base64.b64encode(os.urandom(16)).decode()
-        transport.write(
-            wire.handshake(
-                host=target.authority, target=self._path(target.path), token=self.token, key=key
+        async with asyncio.timeout(CONNECT_SECONDS):
+            transport, _ = await loop.create_connection(
+                lambda: self, target.host, target.port, ssl=target.tls or None
             )
-        )
-        await self._live
+            key = base64.b64encode(os.urandom(16)).decode()
+            path = f"{target.path}?after={self._cursor}" if self._cursor else target.path
+            transport.write(
+                wire.handshake(host=target.authority, target=path, token=self.token, key=key)
+            )
+            await self._live
         if self._level is not None:
-            await self._level
+            await asyncio.wait({self._level}, timeout=LEVEL_SECONDS)
         return time.monotonic_ns() - begun
 
     def drop(self) -> None:
@@ -114,9 +121,6 @@ class Member(asyncio.Protocol):
             payload = struct.pack(">H", 1000)
             self._transport.write(wire.frame(wire.CLOSE, payload, os.urandom(4)))
             self._transport.close()
-
-    def _path(self, path: str) -> str:
-        return f"{path}?after={self._cursor}" if self._cursor else path
 
     def _keep_cursor(self) -> None:
         if self._last:
