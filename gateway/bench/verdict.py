@@ -78,9 +78,9 @@ def bottleneck(usage: Usage, *, stopped: Stopped) -> Verdict:
     part = max(fullest, key=lambda name: fullest[name])
     share = fullest[part]
     if share >= FULL:
-        return Verdict(part, f"{_NAMES[part]} used {share:.0%} of a core{_HINTS[part]}")
+        return Verdict(part, f"{_NAMES[part]} used {100 * share:.0f} % of a core{_HINTS[part]}")
     if usage.machine is not None and usage.machine >= MACHINE_FULL * usage.cores * usage.seconds:
-        return Verdict("machine", f"all cores of this machine are full: {_split(usage)} of one")
+        return Verdict("machine", f"all cores of this machine are full ({_split(usage)} of one)")
     if usage.gateways is None:
         return Verdict("unknown", "the gateway, or what is between: its CPU cannot be seen here")
     return Verdict("unknown", "no CPU was full: latency grew for another reason (disk, network)")
@@ -95,7 +95,7 @@ def _split(usage: Usage) -> str:
         - sum((usage.gateway or 0.0, usage.redis or 0.0, usage.bench)),
     }
     return ", ".join(
-        f"{name} {max(0.0, taken) / usage.seconds:.0%}"
+        f"{name} {max(0.0, 100 * taken / usage.seconds):.0f} %"
         for name, taken in known.items()
         if taken is not None
     )

@@ -15,13 +15,17 @@ IDLE: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("changed", "part", "says"),
     [
-        ({"gateways": [1.9]}, "gateway", "95% of a core; add gateway processes"),
-        ({"redis": 1.8}, "redis", "Redis used 90% of a core"),
+        ({"gateways": [1.9]}, "gateway", "95 % of a core; add gateway processes"),
+        ({"redis": 1.8}, "redis", "Redis used 90 % of a core"),
         ({"publisher": 1.75}, "bench", "the installation can do more"),
-        ({"clients": [0.1, 1.8]}, "bench", "the bench itself used 90% of a core"),
+        ({"clients": [0.1, 1.8]}, "bench", "the bench itself used 90 % of a core"),
         ({"gateways": [1.75], "redis": 1.9}, "redis", "Redis"),
-        ({"gateways": [0.9, 0.9], "machine": 7.5}, "machine", "gateway 90%, Redis 20%, bench 30%"),
-        ({"machine": 7.4}, "machine", "others 300% of one"),
+        (
+            {"gateways": [0.9, 0.9], "machine": 7.5},
+            "machine",
+            "gateway 90 %, Redis 20 %, bench 30 %",
+        ),
+        ({"machine": 7.4}, "machine", "others 300 % of one"),
         ({}, "unknown", "no CPU was full"),
         ({"gateways": None}, "unknown", "cannot be seen here"),
         ({"gateways": None, "redis": None, "machine": None}, "unknown", "cannot be seen here"),
