@@ -112,7 +112,7 @@ class Measures:
 
     async def _warm_up(self) -> None:
         """The first connections, and one event through everything: it is the gateway's Redis."""
-        self._progress.begin("connect", self._plan.seconds_for(self._plan.only[0]))
+        self._progress.begin("connect", self._plan.seconds_for("connect"))
         await self._audience.join(self._users[: self._plan.warm_up])
         await self._speaker.open({0: self._audience.user_id(0)})
         if await self._level(CANARY_SECONDS):
@@ -134,7 +134,7 @@ class Measures:
             "per_second": round(made / seconds, 1),
             "to_live_ms": took.summary(),
         }
-        self._progress.begin("memory", self._plan.seconds_for(self._plan.only[0]))
+        self._progress.begin("memory", self._plan.seconds_for("memory"))
         await asyncio.sleep(min(1.0, self._plan.seconds / 20))  # for what a connect leaves behind
         await self._finish({"connect": connected, "memory": self._memory(before, made)})
 

@@ -61,7 +61,9 @@ class Plan:
     only: tuple[str, ...] = tuple(MEASURES)
 
     def seconds_for(self, measure: str) -> float:
-        """The measure's part of the time."""
+        """The measure's part of the time; none when it is not asked for."""
+        if measure not in self.only:
+            return 0.0
         return self.seconds * MEASURES[measure] / sum(MEASURES[name] for name in self.only)
 
     @property

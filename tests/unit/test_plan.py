@@ -37,7 +37,7 @@ def test_no_rate_is_over_the_most(
 def test_the_time_is_shared_out_among_what_is_measured() -> None:
     assert sum(map(PLAN.seconds_for, MEASURES)) == pytest.approx(20)
     alone = replace(PLAN, only=("latency",))
-    assert alone.seconds_for("latency") == 20
+    assert (alone.seconds_for("latency"), alone.seconds_for("connect")) == (20, 0)
     assert PLAN.step_seconds == pytest.approx(PLAN.seconds_for("throughput") / 8)
     assert replace(PLAN, seconds=1).step_seconds == 0.4
 
