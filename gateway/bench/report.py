@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gateway.bench.plan import CONNECTING_AT_ONCE
 
+UNKNOWN: Final = "unknown"
 TITLES: Final[Mapping[str, str]] = {
     "connect": "Connect",
     "memory": "Memory",
@@ -43,7 +44,7 @@ def percentiles(summary: Mapping[str, Any], *, what: str) -> Iterator[Row]:
         value = summary[name]
         if value is None:
             told = f"{summary['count']:,} {what}s are too few to tell"
-            yield Row(name, "unknown", told)
+            yield Row(name, UNKNOWN, told)
         else:
             yield Row(name, milliseconds(value), f"{share} {what}s took at most this")
     if summary["max"] is not None:
@@ -66,7 +67,8 @@ def _connect(result: Mapping[str, Any]) -> Iterator[Row]:
     yield Row("rate", f"{result['per_second']:,.0f} /s", told)
     for row in percentiles(result["to_live_ms"], what="connect"):
         if row.name in ("p50", "p99"):
-            yield Row(row.name, row.value, f"{row.meaning}, {CONNECTING_AT_ONCE} at once")
+            at_once = f", {CONNECTING_AT_ONCE} at once" if row.value != UNKNOWN else ""
+            yield Row(row.name, row.value, f"{row.meaning}{at_once}")
 
 
 def _memory(result: Mapping[str, Any]) -> Iterator[Row]:
@@ -102,13 +104,15 @@ def _throughput(result: Mapping[str, Any]) -> Iterator[Row]:
         if row.name in ("p50", "p99"):
             yield Row(row.name, row.value, f"{row.meaning}, at that rate")
     yield Row("limited by", _PARTS[result["bottleneck"]], result["why"])
-    for name, key, told in (
-        ("gateway CPU", "gateway_cpu_us_per_delivery", "for each delivery at that rate"),
-        ("Redis CPU", "redis_cpu_us_per_event", "for each event: fence, log and live message"),
-    ):
+    for name, key, told, why in (
+        ("gateway CPU", "gateway_cpu_us_per_delivery", "for each delivery at that rate",
+         "its process cannot be seen from here"),
+        ("Redis CPU", "redis_cpu_us_per_event", "for each event: fence, log and live message",
+         "a Cluster has many, or this user may not ask for INFO"),
+    ):  # fmt: skip
         value = result[key]
         if value is None:
-            yield Row(name, "not measured", "its process cannot be seen from here")
+            yield Row(name, "not measured", why)
         else:
             yield Row(name, f"{value:,.0f} µs", told)
 
