@@ -191,8 +191,10 @@ def issue_token(
     tenant: str | None = None,
     operator: bool = False,
     modes: Collection[Mode] | None = None,
+    audience: str | None = None,
+    issuer: str | None = None,
 ) -> str:
-    """A signed token for development and the demo, with a ``jti`` of its own.
+    """A signed token for development, the demo and the bench, with a ``jti`` of its own.
 
     :raises ValueError: ``user`` or ``tenant`` can be no id.
     """
@@ -208,6 +210,10 @@ def issue_token(
         claims["role"] = OPERATOR_ROLE
     if modes is not None:
         claims["modes"] = sorted(mode.value for mode in modes)
+    if audience is not None:
+        claims["aud"] = audience
+    if issuer is not None:
+        claims["iss"] = issuer
     return jwt.encode(claims, secret, algorithm=alg)
 
 

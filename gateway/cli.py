@@ -23,6 +23,7 @@ from rich.console import Console
 from broker.config import Settings, load_settings, require_verification_key
 from broker.errors import BrokerUnavailable, ConfigurationError, RuncastError
 from broker.logs import configure_logging
+from gateway.bench.command import bench
 from gateway.client_errors import ChatError
 
 COMMAND_GROUPS: Final = {
@@ -106,6 +107,13 @@ def commands(app: typer.Typer) -> None:
     app.command(epilog=_examples("runcast check", "runcast check --config runcast.toml --json"))(
         check
     )
+    app.command(
+        epilog=_examples(
+            "runcast bench",
+            "runcast bench --only latency,resume --connections 2000 --json",
+            "RUNCAST_JWT_SECRET=… RUNCAST_REDIS_URL=… runcast bench --url ws://10.0.0.7:8080/ws",
+        )
+    )(bench)
 
 
 def demo(
@@ -287,6 +295,8 @@ def _sign(
             now=time.time(),
             tenant=tenant,
             operator=operator,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
         )
     except ValueError as error:
         raise ConfigurationError(

@@ -21,7 +21,9 @@ from tests.support.servers import SECRET, Fleet, Redis, free_port, running_fleet
 
 pytestmark = pytest.mark.timeout(40)
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("demo", "gateway", "worker", "redis", "token", "chat", "tail", "publish", "check")
+COMMANDS = (
+    "demo", "gateway", "worker", "redis", "token", "chat", "tail", "publish", "check", "bench",
+)  # fmt: skip
 
 
 def runcast(*arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:

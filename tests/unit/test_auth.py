@@ -118,6 +118,14 @@ class TestIdentity:
         assert identity.operator
         assert identity.jti
 
+    def test_an_issued_token_may_have_an_audience_and_an_issuer(self) -> None:
+        asking = verifier(jwt_audience="gw", jwt_issuer="https://login")
+        named = {"audience": "gw", "issuer": "https://login"}
+        plain = {"secret": SECRET, "alg": "HS256", "user": "alice", "ttl_seconds": 60, "now": NOW}
+        assert asking.verify(issue_token(**plain, **named), NOW).subject == "alice"  # type: ignore[arg-type]
+        with pytest.raises(AuthError):
+            asking.verify(issue_token(**plain), NOW)  # type: ignore[arg-type]
+
     def test_issued_tokens_differ(self) -> None:
         tokens = {
             issue_token(secret=SECRET, alg="HS256", user="a", ttl_seconds=60, now=NOW)

@@ -27,7 +27,8 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 
 PURE_GATEWAY: Final = (
     "session", "hub", "outbox", "close_codes", "frames", "frame_reader", "handshake", "stats",
-    "position",
+    "position", "sockets", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
+    "bench.report", "bench.verdict", "bench.wire",
 )  # fmt: skip
 IMPURE: Final = frozenset({
     "asyncio", "aiohttp", "redis", "os", "time", "random", "secrets", "uuid", "socket", "threading",
