@@ -18,10 +18,12 @@ class Outbox:
     say something first. A frame that does not fit is refused, never dropped in silence.
     """
 
-    __slots__ = ("_frames", "_size", "held", "stalled")
+    __slots__ = ("_first", "_more", "_size", "held", "stalled")
 
     def __init__(self) -> None:
-        self._frames: list[bytes] = []
+        # Most of the time there is nothing, and then one frame: a list costs more than both.
+        self._first = b""
+        self._more: list[bytes] | None = None
         self._size = 0
         self.held = False
         self.stalled = False
@@ -35,8 +37,11 @@ class Outbox:
         """Take an event's frame. False: no room; feed this socket from the log when it has."""
         if self.stalled or self._size > MAX_UNSENT_BYTES:
             return False
-        self._frames.append(frame)
-        self._size += len(frame)
+        if self._first:
+            self.put(frame)
+        else:
+            self._first = frame
+            self._size += len(frame)
         return True
 
     def put(self, frame: bytes) -> None:
@@ -44,20 +49,29 @@ class Outbox:
 
         There is always room: a stalled socket is not read from, so no answers pile up.
         """
-        self._frames.append(frame)
         self._size += len(frame)
+        if not self._first:
+            self._first = frame
+        elif self._more is None:
+            self._more = [frame]
+        else:
+            self._more.append(frame)
 
     def put_first(self, frame: bytes) -> None:
         """Put a control frame before what is held back."""
-        self._frames.insert(0, frame)
         self._size += len(frame)
+        if self._first:
+            self._more = [self._first, *(self._more or ())]
+        self._first = frame
 
     def take(self) -> bytes:
         """Everything to write now, as one piece; empty while held."""
-        frames = self._frames
-        if self.held or not frames:
+        data, more = self._first, self._more
+        if self.held or not data:
             return b""
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        frames.clear()
+        self._first = b""
         self._size = 0
-        return data
+        if more is None:
+            return data
+        self._more = None
+        return b"".join((data, *more))

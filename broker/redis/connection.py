@@ -30,12 +30,16 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 
 _NOTHING_YET: Final = object()
 
+_PUSHED: Final = 3
+"""Words of a pub/sub message: kind, channel, payload."""
+
 
 class RedisConnection(asyncio.Protocol):
     """An open, authenticated connection.
 
-    ``on_reply`` gets each reply, errors as exceptions; ``on_read_end`` is called after the last
-    reply of each read; ``on_lost`` once, at the end.
+    ``on_reply`` gets each reply, errors as exceptions; ``on_message`` instead each push of that
+    ``kind``, with its channel and its payload; ``on_read_end`` is called after the last reply of
+    each read; ``on_lost`` once, at the end.
     """
 
     def __init__(
@@ -43,7 +47,11 @@ class RedisConnection(asyncio.Protocol):
         on_reply: Callable[[Any], None],
         on_lost: Callable[[str], None],
         on_read_end: Callable[[], None] | None = None,
+        *,
+        kind: bytes | None = None,
+        on_message: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
+        self._kind, self._on_message = kind, on_message or _nobody
         self._on_reply = on_reply
         self._on_lost = on_lost
         self._on_read_end = on_read_end
@@ -96,11 +104,14 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand every complete reply on."""
-        reader, on_reply = self._reader, self._on_reply
+        reader, kind, on_message = self._reader, self._kind, self._on_message
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not _NOTHING_YET:
-                on_reply(reply)
+                if type(reply) is list and len(reply) == _PUSHED and reply[0] == kind:
+                    on_message(reply[1], reply[2])
+                else:
+                    self._on_reply(reply)
         except ConnectionError:
             self.abort()
             return
@@ -112,6 +123,10 @@ class RedisConnection(asyncio.Protocol):
         if not self._lost:
             self._lost = True
             self._on_lost(str(exc) if exc else "the connection was closed")
+
+
+def _nobody(channel: bytes, payload: bytes) -> None:
+    """Takes messages of a connection that asked for none."""
 
 
 async def _require_master(opener: AbstractConnection, endpoint: Endpoint) -> None:

@@ -74,7 +74,6 @@ class Subscriber:
         name: str = "subscriber",
     ) -> None:
         self._source, self._name, self._verbs = source, name, verbs
-        self._message = verbs.message
         self._on_message, self._on_read_end = on_message, on_read_end
         self._on_restored, self._on_refused, self._tell_lost = on_restored, on_refused, on_lost
         self._connection: RedisConnection | None = None
@@ -206,10 +205,8 @@ class Subscriber:
             first.add_done_callback(partial(_done, acknowledged))
 
     def _on_reply(self, reply: Any) -> None:
-        kind = reply[0] if type(reply) is list else reply
-        if kind == self._message:
-            self._on_message(reply[1], reply[2])
-        elif kind == self._verbs.subscribed:
+        kind = reply[0] if isinstance(reply, list) else reply
+        if kind == self._verbs.subscribed:
             self._acknowledge(reply[1])
         elif kind == self._verbs.unsubscribed:
             self._dropped(reply[1])
@@ -276,7 +273,10 @@ class Subscriber:
         try:
             while True:
                 self._lost.clear()
-                connection = RedisConnection(self._on_reply, self._on_lost, self._on_read_end)
+                connection = RedisConnection(
+                    self._on_reply, self._on_lost, self._on_read_end,
+                    kind=self._verbs.message, on_message=self._on_message,
+                )  # fmt: skip
                 try:
                     endpoint = await self._source.locate()
                     await connection.open(endpoint, name=self._name, timeout_seconds=5.0)

@@ -201,8 +201,8 @@ def test_everyone_gets_the_same_bytes_once() -> None:
     sockets = [Socket() for _ in range(3)]
     hub, _, needs = opened(*sockets)
     hear(hub, event(1), event(1), event(2))
-    assert len({socket.outbox._frames[0] for socket in sockets}) == 1
-    assert len({id(socket.outbox._frames[0]) for socket in sockets}) == 1
+    assert len({socket.outbox._first for socket in sockets}) == 1
+    assert len({id(socket.outbox._first) for socket in sockets}) == 1
     assert [socket.ids() for socket in sockets] == [["1-0", "2-0"]] * 3
     assert set(hub.dirty) == set(sockets)
     assert (hub.counters.published, hub.counters.delivered) == (3, 6)

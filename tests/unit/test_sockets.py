@@ -1,4 +1,4 @@
-"""The sockets of a gateway: each counted once, taken in turns, and nothing is left of those gone."""
+"""A gateway's sockets: each counted once, taken in turns, and nothing left of those gone."""
 
 from __future__ import annotations
 
