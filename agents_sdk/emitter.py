@@ -30,6 +30,7 @@ from broker.errors import (
     RuncastError,
 )
 from broker.lifecycle import Lifecycle, State
+from broker.redis.client import Receiver
 from broker.redis.publisher import Publication
 from broker.redis.records import Claim
 from broker.redis.store import Limits
@@ -40,11 +41,11 @@ log = structlog.get_logger(__name__)
 class Sink(Protocol):
     """Where events go: the broker, or a recording one in tests of agents."""
 
-    async def publish(self, claim: Claim, publication: Publication) -> str:
-        """One attempt; the event's id."""
+    def send(self, claim: Claim, publication: Publication, receiver: Receiver) -> None:
+        """One attempt; ``receiver`` gets the event's id as bytes."""
 
-    async def publish_delta(self, claim: Claim, *, offset: int, text: str) -> int:
-        """One attempt; the text's length after it."""
+    def send_delta(self, claim: Claim, *, offset: int, text: str, receiver: Receiver) -> None:
+        """One attempt; ``receiver`` gets the text's length after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,10 +198,10 @@ class Emitter:
         """The error for a caller who does not wait any longer."""
         return self._buffer.unconfirmed()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give up what is not confirmed, and hold nothing any more."""
         self._cancel_timer()
-        await self._buffer.close()
+        self._buffer.close()
 
     def _terminal(self, outcome: Outcome) -> dict[str, Any]:
         response = outcome.response
@@ -319,11 +320,11 @@ class Emitter:
             self._timer.cancel()
             self._timer = None
 
-    async def _send(self, item: Item) -> str:
+    def _send(self, item: Item, receiver: Receiver) -> None:
         if isinstance(item, Event):
-            return await self._sink.publish(self.claim, item.publication)
-        await self._sink.publish_delta(self.claim, offset=item.offset, text=item.text)
-        return ""
+            self._sink.send(self.claim, item.publication, receiver)
+        else:
+            self._sink.send_delta(self.claim, offset=item.offset, text=item.text, receiver=receiver)
 
     def _on_lost(self, error: RuncastError) -> None:
         log.warning("run_lost", run_id=self.claim.run_id, why=str(error))
