@@ -131,7 +131,7 @@ class Buffer:
         self._text_failed = False
         self._pending = pending if pending is not None else Pending[Item]()
         self._loop = asyncio.get_running_loop()
-        self._busy = False
+        self._busy = self._joinable = False
         self._window: list[Item] = []
         self._replies: list[Any] = []
         self._awaited = 0
@@ -161,7 +161,12 @@ class Buffer:
         self._pending.add(item)
         if not self._busy:
             self._busy = True
-            self._loop.call_soon(self._begin)
+            self._begin()
+            if self._awaited:
+                self._joinable = True
+                self._loop.call_soon(self._set_off)
+        elif self._joinable:
+            self._extend()
 
     def _takes(self, text: Text) -> bool:
         """Whether the text needs a place of its own."""
@@ -230,16 +235,34 @@ class Buffer:
         if not window:  # closed, or lost, meanwhile
             self._busy = False
             return
-        replies = self._replies = [None] * len(window)
+        self._replies = [None] * len(window)
         self._awaited = len(window)
-        for at, item in enumerate(window):
+        self._send_from(0)
+
+    def _extend(self) -> None:
+        """What is said before the window has left the process leaves with it."""
+        at = len(self._window)
+        window = self._window = self._pending.window()
+        more = len(window) - at
+        self._replies += [None] * more
+        self._awaited += more
+        self._send_from(at)
+
+    def _send_from(self, first: int) -> None:
+        replies = self._replies
+        for at, item in enumerate(self._window[first:], first):
             sent = _Sent(self, replies, at)
             try:
                 self._send(item, sent)
             except Exception as error:  # noqa: BLE001 - judged: what cannot be sent is refused
                 sent.set_exception(error)
 
+    def _set_off(self) -> None:
+        """The connection writes now, or has just written."""
+        self._joinable = False
+
     def _settle(self) -> None:
+        self._joinable = False
         window, replies = self._window, self._replies
         verdict = self._pending.settle([self._judge(reply) for reply in replies])
         for item, reply in zip(verdict.confirmed, replies, strict=False):

@@ -19,7 +19,7 @@ from agents_sdk.buffer import Buffer, Event, Item, texts
 from agents_sdk.deltas import Merger
 from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped, WrongEventLoop
-from agents_sdk.payloads import Known, complete
+from agents_sdk.payloads import AS_GIVEN, Known, complete
 from broker import events
 from broker.errors import (
     EventTooLarge,
@@ -68,6 +68,14 @@ class Emitter:
         self.loop = asyncio.get_running_loop()
         self.on_lost: Callable[[], None] | None = None
         self._sink, self._voice = sink, voice
+        self._envelope = events.Envelope(
+            user_id=claim.owner.user,
+            thread_id=claim.thread_id,
+            run_id=claim.run_id,
+            agent_name=claim.agent,
+            parent_run_id=claim.parent_run_id,
+            attempt=claim.attempt,
+        )
         self._seq = claim.seq
         self._began = time.monotonic()
         self._opened: dict[str, float] = {}
@@ -234,6 +242,7 @@ class Emitter:
         events.check_payload(event_type, payload)
         body = self._encoded(event_type, payload)
         self._check_size(event_type, body)
+        state, sent = self.lifecycle.state, self.lifecycle.flags
         self.lifecycle.advance(event_type, payload)
         self._flush_text()
         self._seq += 1
@@ -254,12 +263,17 @@ class Emitter:
                 call_opened=opened,
                 call_closed=closed,
                 status=payload["status"] if event_type == events.AGENT_COMPLETED else None,
+                changes=event_type in events.CALLS
+                or state is not self.lifecycle.state
+                or sent != self.lifecycle.flags,
             )
         )
         self._buffer.put(event)
         return event
 
     def _filled(self, event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        if event_type in AS_GIVEN:
+            return dict(given)
         known = Known(
             now=time.monotonic(),
             began=self._began,
@@ -269,19 +283,8 @@ class Emitter:
         return complete(event_type, given, self.lifecycle, known)
 
     def _encoded(self, event_type: str, payload: Mapping[str, Any]) -> bytes:
-        claim = self.claim
-        return events.encode(
-            event_type=event_type,
-            user_id=claim.owner.user,
-            thread_id=claim.thread_id,
-            run_id=claim.run_id,
-            agent_name=claim.agent,
-            epoch_ms=time.time_ns() // 1_000_000,
-            payload=payload,
-            seq=self._seq + 1,
-            parent_run_id=claim.parent_run_id,
-            attempt=claim.attempt,
-        )
+        epoch_ms = time.time_ns() // 1_000_000
+        return self._envelope.encode(event_type, payload, epoch_ms=epoch_ms, seq=self._seq + 1)
 
     def _size_of(self, text: str) -> int:
         if not isinstance(text, str):
