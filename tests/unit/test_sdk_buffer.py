@@ -12,7 +12,7 @@ import structlog
 
 from agents_sdk.buffer import Buffer, Event, Item, Text
 from agents_sdk.deltas import MAX_PIECE_CHARACTERS
-from agents_sdk.pending import KEPT_BYTES, KEPT_ITEMS, Pending
+from agents_sdk.pending import KEPT_BYTES, KEPT_ITEMS, WINDOW, Pending
 from broker.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -173,6 +173,81 @@ async def test_a_cancelled_caller_cancels_nothing_but_his_wait(buffer: Buffer, l
     log.reachable.set()
     await buffer.flushed(timeout_seconds=5)
     assert log.arrived == [1]
+
+
+async def test_each_caller_waits_as_long_as_he_asked(buffer: Buffer, log: Log) -> None:
+    """There is one timer for all of them, whichever is told first."""
+    log.reachable.clear()
+    events = [event(seq) for seq in (1, 2, 3)]
+    for each in events:
+        buffer.put(each)
+    told: list[int] = []
+
+    async def wait(said: Event, seconds: float) -> None:
+        with pytest.raises(PublishError):
+            await buffer.confirmed(said, timeout_seconds=seconds)
+        told.append(said.seq)
+
+    patient = asyncio.create_task(buffer.confirmed(events[0], timeout_seconds=5))
+    await asyncio.gather(wait(events[2], 0.06), wait(events[1], 0.01))
+    assert told == [2, 3]
+    log.reachable.set()
+    assert await patient == "1-0"
+
+
+async def test_what_is_said_in_one_turn_leaves_together_and_the_rest_behind_it(
+    buffer: Buffer, log: Log
+) -> None:
+    held = asyncio.Event()
+
+    async def hold(item: Item) -> None:
+        await held.wait()
+
+    log.fail = hold
+    for seq in (1, 2, 3):
+        buffer.put(event(seq))
+    await until(lambda: len(log.attempts) == 3)
+    buffer.put(event(4))
+    await asyncio.sleep(0)
+    assert len(log.attempts) == 3
+    held.set()
+    await buffer.flushed(timeout_seconds=5)
+    assert log.arrived == [1, 2, 3, 4]
+    assert len(log.attempts) == 4, "none was sent twice"
+
+
+async def test_no_more_than_a_window_is_on_its_way(buffer: Buffer, log: Log) -> None:
+    held = asyncio.Event()
+
+    async def hold(item: Item) -> None:
+        await held.wait()
+
+    log.fail = hold
+    for seq in range(1, WINDOW + 11):
+        buffer.put(event(seq))
+    await until(lambda: len(log.attempts) == WINDOW)
+    await asyncio.sleep(0)
+    assert len(log.attempts) == WINDOW
+    held.set()
+    await buffer.flushed(timeout_seconds=5)
+    assert log.arrived == list(range(1, WINDOW + 11))
+
+
+async def test_a_reply_that_comes_after_closing_changes_nothing(buffer: Buffer, log: Log) -> None:
+    held = asyncio.Event()
+
+    async def hold(item: Item) -> None:
+        await held.wait()
+
+    log.fail = hold
+    said = event(1)
+    buffer.put(said)
+    await until(lambda: bool(log.attempts))
+    buffer.close()
+    held.set()
+    await until(lambda: not log.tasks)
+    await asyncio.sleep(0)
+    assert (log.arrived, said.id) == ([1], None)
 
 
 async def test_text_not_sent_yet_is_merged_and_text_sent_is_not(buffer: Buffer, log: Log) -> None:
