@@ -3,13 +3,16 @@
 Everything waiting goes out in one pipelined batch; what comes back unconfirmed is sent again, the
 same, after a back-off, for as long as the buffer is open. So is what was confirmed, when a failover
 has taken it back. Nobody who talks waits for that longer than he asked to.
+
+It works in callbacks: no task, and for an event that is waited for one future. Long, because what
+is done with a reply and what with its absence are one decision.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import structlog
 from redis.exceptions import ResponseError
@@ -24,57 +27,77 @@ from broker.errors import (
     RuncastError,
     SequenceGap,
 )
+from broker.redis.client import Receiver
 from broker.redis.publisher import Publication
 
 log = structlog.get_logger(__name__)
 
 
-def _quiet_future() -> asyncio.Future[str]:
-    """A future whose exception nobody has to fetch: not every event is waited for."""
-    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return future
-
-
-@dataclass(slots=True, eq=False)
 class Text:
     """A delta on its way. ``offset`` and ``size`` count UTF-8 bytes."""
 
-    offset: int
-    text: str
-    size: int
-    seq: None = None
-    final: bool = False
+    __slots__ = ("offset", "size", "text")
+
+    seq = None
+    final = False
+
+    def __init__(self, offset: int, text: str, size: int) -> None:
+        self.offset, self.text, self.size = offset, text, size
 
 
-@dataclass(slots=True, eq=False)
 class Event:
-    """An event on its way; ``done`` gets the id that the log gave it."""
+    """An event on its way.
 
-    publication: Publication
-    done: asyncio.Future[str] = field(default_factory=_quiet_future)
+    ``size``: bytes of the encoded event. ``final``: whether it ends the run. ``id`` is what the log
+    gave it, ``error`` why it never will.
+    """
 
-    @property
-    def size(self) -> int:
-        """Bytes of the encoded event."""
-        return len(self.publication.body)
+    __slots__ = ("deadline", "error", "final", "id", "publication", "seq", "size", "waiter")
 
-    @property
-    def seq(self) -> int:
-        """The event's number in its run."""
-        return self.publication.seq
+    def __init__(self, publication: Publication) -> None:
+        self.publication = publication
+        self.size, self.seq = len(publication.body), publication.seq
+        self.final = publication.status is not None
+        self.id: str | None = None
+        self.error: RuncastError | None = None
+        self.waiter: asyncio.Future[str] | None = None
+        self.deadline = 0.0
 
-    @property
-    def final(self) -> bool:
-        """Whether it ends the run."""
-        return self.publication.status is not None
+    def confirm(self, event_id: str) -> None:
+        """It is in the log."""
+        self.id = event_id
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(event_id)
+
+    def fail(self, error: RuncastError) -> None:
+        """It will never be."""
+        self.error = error
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_exception(error)
 
 
 Item = Text | Event
-Send = Callable[[Item], Awaitable[str]]
-"""One attempt; returns the id (empty for text), or raises what the broker raises."""
+Send = Callable[[Item, Receiver], None]
+"""One attempt; the receiver gets the id as bytes (of a text anything), or what went wrong."""
 Written = Callable[[int, int], str]
 """The run's streamed text between two positions, in UTF-8 bytes, both between characters."""
+
+
+class _Sent:
+    """One item of the window that is on its way; receives its reply."""
+
+    __slots__ = ("_at", "_buffer", "_window")
+
+    def __init__(self, buffer: Buffer, window: list[Any], at: int) -> None:
+        self._buffer, self._window, self._at = buffer, window, at
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        self._buffer.replied(self._window, self._at, result)
+
+    set_exception = set_result
 
 
 def texts(offset: int, text: str) -> list[Text]:
@@ -107,8 +130,15 @@ class Buffer:
         self._written = written
         self._text_failed = False
         self._pending = pending if pending is not None else Pending[Item]()
-        self._pump: asyncio.Task[None] | None = None
-        self._moved = asyncio.Condition()
+        self._loop = asyncio.get_running_loop()
+        self._busy = self._joinable = False
+        self._window: list[Item] = []
+        self._replies: list[Any] = []
+        self._awaited = 0
+        self._waits: Iterator[float] | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._why = "it was not sent yet"
         self.lost: RuncastError | None = None
 
@@ -123,24 +153,32 @@ class Buffer:
     def put(self, item: Item) -> None:
         """Queue ``item`` behind everything before it. Never waits; text joins text not sent yet."""
         if self.lost is not None:
-            if isinstance(item, Event) and not item.done.done():
-                item.done.set_exception(self.lost)
+            if isinstance(item, Event):
+                item.fail(self.lost)
             return
-        if isinstance(item, Text) and self._text_failed:
+        if isinstance(item, Text) and not self._takes(item):
             return
+        self._pending.add(item)
+        if not self._busy:
+            self._busy = True
+            self._begin()
+            if self._awaited:
+                self._joinable = True
+                self._loop.call_soon(self._set_off)
+        elif self._joinable:
+            self._extend()
+
+    def _takes(self, text: Text) -> bool:
+        """Whether the text needs a place of its own."""
+        if self._text_failed:
+            return False
         last = self._pending.last_unsent()
-        if (
-            isinstance(item, Text)
-            and isinstance(last, Text)
-            and len(last.text) + len(item.text) <= MAX_PIECE_CHARACTERS
-        ):
-            last.text += item.text
-            last.size += item.size
-            self._pending.grown(item.size)
-        else:
-            self._pending.add(item)
-        if self._pump is None:
-            self._pump = asyncio.create_task(self._work(), name=f"buffer of run {self._run_id}")
+        if isinstance(last, Text) and len(last.text) + len(text.text) <= MAX_PIECE_CHARACTERS:
+            last.text += text.text
+            last.size += text.size
+            self._pending.grown(text.size)
+            return False
+        return True
 
     async def room(self, *, timeout_seconds: float) -> None:
         """Return once there is room, or the run is lost; else :class:`PublishError`, in time."""
@@ -154,67 +192,151 @@ class Buffer:
         await self._wait(lambda: not self._pending, timeout_seconds)
 
     async def confirmed(self, event: Event, *, timeout_seconds: float) -> str:
-        """The event's id; :class:`PublishError` when not confirmed in time. It stays queued."""
-        if not event.done.done():
-            await asyncio.wait([event.done], timeout=timeout_seconds)
-        if not event.done.done():
-            raise self.unconfirmed()
-        return event.done.result()
+        """The event's id; :class:`PublishError` when not confirmed in time. It stays queued.
+
+        One caller at a time for one event.
+        """
+        if event.id is not None:
+            return event.id
+        if event.error is not None:
+            raise event.error
+        event.waiter = self._loop.create_future()
+        event.deadline = self._loop.time() + timeout_seconds
+        # One timer for all who wait: it is nearly always for nothing.
+        if self._deadline is None or self._deadline.when() > event.deadline:
+            self._expire_at(event.deadline)
+        return await event.waiter
 
     def unconfirmed(self) -> PublishError:
         """The error for a caller who does not wait any longer."""
         return PublishError(run_id=self._run_id, pending=len(self._pending), why=self._why)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give up what is not confirmed."""
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
+        for timer in (self._again, self._deadline):
+            if timer is not None:
+                timer.cancel()
         self._lose(self.unconfirmed())
-        await self._notify()
+        self._notify()
+
+    def replied(self, replies: list[Any], at: int, reply: Any) -> None:
+        """A reply, or an error, to the item at that place of the window of these ``replies``."""
+        if replies is not self._replies:  # closed meanwhile
+            return
+        replies[at] = reply
+        self._awaited -= 1
+        if not self._awaited:
+            self._settle()
+
+    def _begin(self) -> None:
+        """Send what waits. Its replies are judged when all of them are there."""
+        self._again = None
+        window = self._window = self._pending.window()
+        if not window:  # closed, or lost, meanwhile
+            self._busy = False
+            return
+        self._replies = [None] * len(window)
+        self._awaited = len(window)
+        self._send_from(0)
+
+    def _extend(self) -> None:
+        """What is said before the window has left the process leaves with it."""
+        at = len(self._window)
+        window = self._window = self._pending.window()
+        more = len(window) - at
+        self._replies += [None] * more
+        self._awaited += more
+        self._send_from(at)
+
+    def _send_from(self, first: int) -> None:
+        replies = self._replies
+        for at, item in enumerate(self._window[first:], first):
+            sent = _Sent(self, replies, at)
+            try:
+                self._send(item, sent)
+            except Exception as error:  # noqa: BLE001 - judged: what cannot be sent is refused
+                sent.set_exception(error)
+
+    def _set_off(self) -> None:
+        """The connection writes now, or has just written."""
+        self._joinable = False
+
+    def _settle(self) -> None:
+        self._joinable = False
+        window, replies = self._window, self._replies
+        verdict = self._pending.settle([self._judge(reply) for reply in replies])
+        for item, reply in zip(verdict.confirmed, replies, strict=False):
+            if isinstance(item, Event):
+                item.confirm(reply.decode())
+        at = len(verdict.confirmed)
+        moved = verdict.progress or verdict.refused is not None
+        if verdict.refused is not None:
+            self._refuse(verdict.refused, replies[at])
+        elif at < len(replies) and isinstance(gap := replies[at], SequenceGap):
+            # Of an item behind others it says nothing: it may have overtaken them on the way to
+            # another node of a Cluster. Of the first one it does.
+            moved = True
+            if at == 0 and not self._rewind(window[at], gap):
+                self._refuse(self._pending.leave(), gap)
+        if self._watchers:
+            self._notify()
+        self._go_on(moved=moved)
+
+    def _go_on(self, *, moved: bool) -> None:
+        self._busy = bool(self._pending)
+        if moved:
+            self._waits = None
+        if not self._busy:
+            return
+        if moved:
+            self._loop.call_soon(self._begin)
+        else:
+            self._waits = self._waits or delays()
+            self._again = self._loop.call_later(next(self._waits), self._begin)
 
     async def _wait(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
         if condition() or self.lost is not None:
             return
+        watcher = condition, self._loop.create_future()
+        self._watchers.append(watcher)
         try:
-            async with asyncio.timeout(timeout_seconds), self._moved:
-                await self._moved.wait_for(lambda: condition() or self.lost is not None)
+            async with asyncio.timeout(timeout_seconds):
+                await watcher[1]
         except TimeoutError:
             raise self.unconfirmed() from None
+        finally:
+            self._watchers.remove(watcher)
 
-    async def _work(self) -> None:
-        waits = None
-        while self._pending:
-            window = self._pending.window()
-            results = await asyncio.gather(*map(self._send, window), return_exceptions=True)
-            verdict = self._pending.settle([self._judge(result) for result in results])
-            for item, result in zip(verdict.confirmed, results, strict=False):
-                if isinstance(item, Event) and not item.done.done():
-                    item.done.set_result(str(result))
-            at = len(verdict.confirmed)
-            moved = verdict.progress or verdict.refused is not None
-            if verdict.refused is not None:
-                self._refuse(verdict.refused, results[at])
-            elif at < len(results) and isinstance(gap := results[at], SequenceGap):
-                # Of an item behind others it says nothing: it may have overtaken them on the way to
-                # another node of a Cluster. Of the first one it does.
-                moved = True
-                if at == 0 and not self._rewind(window[at], gap):
-                    self._refuse(self._pending.leave(), gap)
-            await self._notify()
-            if moved:
-                waits = None
+    def _notify(self) -> None:
+        for condition, watcher in self._watchers:
+            if not watcher.done() and (condition() or self.lost is not None):
+                watcher.set_result(None)
+
+    def _expire_at(self, deadline: float) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        """Tell those who have waited for long enough; they are all in the queue."""
+        self._deadline = None
+        deadlines = []
+        for item in self._pending:
+            if not isinstance(item, Event) or item.waiter is None or item.waiter.done():
+                continue
+            if item.deadline <= self._loop.time():
+                item.waiter.set_exception(self.unconfirmed())
             else:
-                waits = waits or delays()
-                await asyncio.sleep(next(waits))
-        self._pump = None
+                deadlines.append(item.deadline)
+        if deadlines:
+            self._expire_at(min(deadlines))
 
-    def _judge(self, result: str | BaseException) -> Reply:
+    def _judge(self, reply: Any) -> Reply:
         """Anything unforeseen is refused: repeating it for ever would keep a run open for ever."""
-        if not isinstance(result, BaseException):
+        if not isinstance(reply, BaseException):
             return Reply.CONFIRMED
-        self._why = str(result)
-        if isinstance(result, (BrokerUnavailable, SequenceGap)):
+        self._why = str(reply)
+        if isinstance(reply, (BrokerUnavailable, SequenceGap)):
             return Reply.RETRY
         return Reply.REFUSED
 
@@ -238,10 +360,10 @@ class Buffer:
             pieces = texts(at, self._written(at, end))
         except UnicodeDecodeError:  # it ends within a character, so it is somebody else's
             return 0
-        self._pending.replace_first(pieces)
+        self._pending.replace_first(cast("list[Item]", pieces))
         return len(pieces)
 
-    def _refuse(self, item: Item, error: str | BaseException) -> None:
+    def _refuse(self, item: Item, error: BaseException) -> None:
         if isinstance(item, Text) and isinstance(error, (SequenceGap, EventTooLarge)):
             # At the limit of some process's settings. Streaming the text has failed; the run has
             # not: its response carries the whole text.
@@ -260,18 +382,15 @@ class Buffer:
                 exc_info=None if foreseen else error,
             )
             lost = BrokerUnavailable(why=str(error))
-        if isinstance(item, Event) and not item.done.done():
-            item.done.set_exception(lost)
+        if isinstance(item, Event):
+            item.fail(lost)
         self._lose(lost)
         self._on_lost(lost)
 
     def _lose(self, error: RuncastError) -> None:
         if self.lost is None:
             self.lost = error
+        self._window, self._replies = [], []
         for item in self._pending.clear():
-            if isinstance(item, Event) and not item.done.done():
-                item.done.set_exception(self.lost)
-
-    async def _notify(self) -> None:
-        async with self._moved:
-            self._moved.notify_all()
+            if isinstance(item, Event):
+                item.fail(self.lost)

@@ -19,7 +19,7 @@ from agents_sdk.buffer import Buffer, Event, Item, texts
 from agents_sdk.deltas import Merger
 from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped, WrongEventLoop
-from agents_sdk.payloads import Known, complete
+from agents_sdk.payloads import AS_GIVEN, Known, complete
 from broker import events
 from broker.errors import (
     EventTooLarge,
@@ -30,6 +30,7 @@ from broker.errors import (
     RuncastError,
 )
 from broker.lifecycle import Lifecycle, State
+from broker.redis.client import Receiver
 from broker.redis.publisher import Publication
 from broker.redis.records import Claim
 from broker.redis.store import Limits
@@ -40,11 +41,11 @@ log = structlog.get_logger(__name__)
 class Sink(Protocol):
     """Where events go: the broker, or a recording one in tests of agents."""
 
-    async def publish(self, claim: Claim, publication: Publication) -> str:
-        """One attempt; the event's id."""
+    def send(self, claim: Claim, publication: Publication, receiver: Receiver) -> None:
+        """One attempt; ``receiver`` gets the event's id as bytes."""
 
-    async def publish_delta(self, claim: Claim, *, offset: int, text: str) -> int:
-        """One attempt; the text's length after it."""
+    def send_delta(self, claim: Claim, *, offset: int, text: str, receiver: Receiver) -> None:
+        """One attempt; ``receiver`` gets the text's length after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,14 @@ class Emitter:
         self.loop = asyncio.get_running_loop()
         self.on_lost: Callable[[], None] | None = None
         self._sink, self._voice = sink, voice
+        self._envelope = events.Envelope(
+            user_id=claim.owner.user,
+            thread_id=claim.thread_id,
+            run_id=claim.run_id,
+            agent_name=claim.agent,
+            parent_run_id=claim.parent_run_id,
+            attempt=claim.attempt,
+        )
         self._seq = claim.seq
         self._began = time.monotonic()
         self._opened: dict[str, float] = {}
@@ -197,10 +206,10 @@ class Emitter:
         """The error for a caller who does not wait any longer."""
         return self._buffer.unconfirmed()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give up what is not confirmed, and hold nothing any more."""
         self._cancel_timer()
-        await self._buffer.close()
+        self._buffer.close()
 
     def _terminal(self, outcome: Outcome) -> dict[str, Any]:
         response = outcome.response
@@ -233,6 +242,7 @@ class Emitter:
         events.check_payload(event_type, payload)
         body = self._encoded(event_type, payload)
         self._check_size(event_type, body)
+        state, sent = self.lifecycle.state, self.lifecycle.flags
         self.lifecycle.advance(event_type, payload)
         self._flush_text()
         self._seq += 1
@@ -253,12 +263,17 @@ class Emitter:
                 call_opened=opened,
                 call_closed=closed,
                 status=payload["status"] if event_type == events.AGENT_COMPLETED else None,
+                changes=event_type in events.CALLS
+                or state is not self.lifecycle.state
+                or sent != self.lifecycle.flags,
             )
         )
         self._buffer.put(event)
         return event
 
     def _filled(self, event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        if event_type in AS_GIVEN:
+            return dict(given)
         known = Known(
             now=time.monotonic(),
             began=self._began,
@@ -268,19 +283,8 @@ class Emitter:
         return complete(event_type, given, self.lifecycle, known)
 
     def _encoded(self, event_type: str, payload: Mapping[str, Any]) -> bytes:
-        claim = self.claim
-        return events.encode(
-            event_type=event_type,
-            user_id=claim.owner.user,
-            thread_id=claim.thread_id,
-            run_id=claim.run_id,
-            agent_name=claim.agent,
-            epoch_ms=time.time_ns() // 1_000_000,
-            payload=payload,
-            seq=self._seq + 1,
-            parent_run_id=claim.parent_run_id,
-            attempt=claim.attempt,
-        )
+        epoch_ms = time.time_ns() // 1_000_000
+        return self._envelope.encode(event_type, payload, epoch_ms=epoch_ms, seq=self._seq + 1)
 
     def _size_of(self, text: str) -> int:
         if not isinstance(text, str):
@@ -319,11 +323,11 @@ class Emitter:
             self._timer.cancel()
             self._timer = None
 
-    async def _send(self, item: Item) -> str:
+    def _send(self, item: Item, receiver: Receiver) -> None:
         if isinstance(item, Event):
-            return await self._sink.publish(self.claim, item.publication)
-        await self._sink.publish_delta(self.claim, offset=item.offset, text=item.text)
-        return ""
+            self._sink.send(self.claim, item.publication, receiver)
+        else:
+            self._sink.send_delta(self.claim, offset=item.offset, text=item.text, receiver=receiver)
 
     def _on_lost(self, error: RuncastError) -> None:
         log.warning("run_lost", run_id=self.claim.run_id, why=str(error))

@@ -96,7 +96,7 @@ class Link:
             await asyncio.wait(list(self._leaving), timeout=timeout_seconds)
         for task, emitter in list(self._leaving.items()):
             log.error("events_given_up", run_id=emitter.claim.run_id)
-            await emitter.close()
+            emitter.close()
             await asyncio.wait([task])
         await self._disconnect()
 
@@ -137,7 +137,7 @@ class Link:
             except PublishError as error:
                 log.warning("run_waits_for_redis", run_id=claim.run_id, why=str(error))
         self._leases.release(claim)
-        await emitter.close()
+        emitter.close()
 
     def _on_notice(self, _channel: bytes, payload: bytes) -> None:
         word, _, rest = payload.decode(errors="replace").partition(" ")

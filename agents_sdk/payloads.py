@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from broker import events
 from broker.errors import InvalidEvent, LifecycleError
 from broker.lifecycle import Lifecycle
+
+AS_GIVEN: Final = frozenset({events.AGENT_STARTED, events.AGENT_THINKING})
+"""Those of the five of which the run knows nothing that the author does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from broker.errors import (
 )
 from broker.events import encode_delta
 from broker.lifecycle import State
+from broker.redis.client import Receiver
 from broker.redis.publisher import Publication
 from broker.redis.records import Claim, RunRequest
 from broker.redis.store import Limits
@@ -58,6 +59,7 @@ class RecordingHost:
         self.held: dict[str, Callable[[Reason], None]] = {}
         self._records: dict[str, Record] = {}
         self._newest = ZERO
+        self._attempts: set[asyncio.Task[object]] = set()
 
     @property
     def sink(self) -> RecordingHost:
@@ -116,7 +118,34 @@ class RecordingHost:
             except PublishError:  # as a worker: for however long Redis is away
                 continue
         self.held.pop(claim.run_id, None)
-        await emitter.close()
+        emitter.close()
+
+    def send(self, claim: Claim, publication: Publication, receiver: Receiver) -> None:
+        """As the broker does: :meth:`publish`, whose outcome the receiver gets."""
+        self._tell(receiver, self._publish(claim, publication))
+
+    def send_delta(self, claim: Claim, *, offset: int, text: str, receiver: Receiver) -> None:
+        """The same for :meth:`publish_delta`."""
+        self._tell(receiver, self.publish_delta(claim, offset=offset, text=text))
+
+    def _tell(self, receiver: Receiver, attempt: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(attempt)
+        self._attempts.add(task)
+
+        def told(task: asyncio.Task[object]) -> None:
+            self._attempts.discard(task)
+            if task.cancelled():
+                return
+            error = task.exception()
+            if error is None:
+                receiver.set_result(task.result())
+            else:
+                receiver.set_exception(error)
+
+        task.add_done_callback(told)
+
+    async def _publish(self, claim: Claim, publication: Publication) -> bytes:
+        return (await self.publish(claim, publication)).encode()
 
     async def publish(self, claim: Claim, publication: Publication) -> str:
         """As ``publish.lua``: the same checks in the same order, the same refusals."""

@@ -25,6 +25,9 @@ AGENT_COMPLETED: Final = "agent_completed"
 LIFECYCLE: Final = (AGENT_STARTED, AGENT_THINKING, TOOL_EXECUTING, TOOL_COMPLETED, AGENT_COMPLETED)
 """The five, in the order in which a run sends them first."""
 
+CALLS: Final = frozenset({TOOL_EXECUTING, TOOL_COMPLETED})
+"""What opens and closes a call."""
+
 AGENT_DELTA: Final = "agent_delta"
 INPUT_REQUIRED: Final = "input_required"
 USER_MESSAGE: Final = "user_message"
@@ -144,10 +147,13 @@ def check_payload(event_type: str, payload: Mapping[str, Any]) -> None:
     for field, types in rule.always.items():
         if field not in payload:
             raise InvalidEvent(event_type=event_type, field=field, why="is required")
-        _check_type(event_type, field, payload[field], types)
+        value = payload[field]
+        if type(value) not in types or field in NAMES:
+            _check_type(event_type, field, value, types)
     for field, types in rule.optional.items():
-        if payload.get(field) is not None:
-            _check_type(event_type, field, payload[field], types)
+        value = payload.get(field)
+        if value is not None and type(value) not in types:
+            _check_type(event_type, field, value, types)
     _check_values(event_type, payload)
 
 
@@ -172,12 +178,56 @@ def _check_values(event_type: str, payload: Mapping[str, Any]) -> None:
 
 def timestamp(epoch_ms: int) -> str:
     """Milliseconds since 1970 → ``2026-11-23T01:45:49.123Z``."""
-    return f"{_second(epoch_ms // 1000)}.{epoch_ms % 1000:03d}Z"
+    return f"{_to_the_second(epoch_ms // 1000)}.{epoch_ms % 1000:03d}Z"
 
 
 @lru_cache(maxsize=1024)
-def _second(epoch_seconds: int) -> str:
-    return f"{datetime.fromtimestamp(epoch_seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+def _to_the_second(epoch_s: int) -> str:
+    return f"{datetime.fromtimestamp(epoch_s, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+class Envelope:
+    """What all events of one run have in common, encoded once."""
+
+    __slots__ = ("_ids", "_origin")
+
+    def __init__(
+        self,
+        *,
+        user_id: str,
+        thread_id: str,
+        run_id: str,
+        agent_name: str,
+        parent_run_id: str | None = None,
+        attempt: int = 1,
+    ) -> None:
+        ids = {
+            "user_id": user_id,
+            "thread_id": thread_id,
+            "run_id": run_id,
+            "agent_name": agent_name,
+        }
+        origin: dict[str, Any] = {}
+        if parent_run_id is not None:
+            origin["parent_run_id"] = parent_run_id
+        if attempt > 1:
+            origin["attempt"] = attempt
+        self._ids = b"," + to_json("event", ids)[1:-1]
+        self._origin = b"," + to_json("event", origin)[1:-1] if origin else b""
+
+    def encode(
+        self, event_type: str, payload: Mapping[str, Any], *, epoch_ms: int, seq: int | None = None
+    ) -> bytes:
+        """An event as :func:`encode` makes it."""
+        number = b"" if seq is None else b',"seq":%d' % seq
+        return b'{"type":"%b"%b%b%b,"timestamp":"%b","payload":%b}' % (
+            event_type.encode(),
+            self._ids,
+            number,
+            self._origin,
+            timestamp(epoch_ms).encode(),
+            to_json(event_type, payload),
+        )
 
 
 def encode(
@@ -193,26 +243,19 @@ def encode(
     parent_run_id: str | None = None,
     attempt: int = 1,
 ) -> bytes:
-    """The event as a JSON object without ``id``, ready for the log.
+    """The event as a JSON object without ``id``, ready for the log. The type is one of ours.
 
     Raises :class:`InvalidEvent` when the payload is not JSON (orjson's types; NaN becomes null).
     """
-    envelope: dict[str, Any] = {
-        "type": event_type,
-        "user_id": user_id,
-        "thread_id": thread_id,
-        "run_id": run_id,
-        "agent_name": agent_name,
-    }
-    if seq is not None:
-        envelope["seq"] = seq
-    if parent_run_id is not None:
-        envelope["parent_run_id"] = parent_run_id
-    if attempt > 1:
-        envelope["attempt"] = attempt
-    envelope["timestamp"] = timestamp(epoch_ms)
-    envelope["payload"] = payload
-    return to_json(event_type, envelope)
+    envelope = Envelope(
+        user_id=user_id,
+        thread_id=thread_id,
+        run_id=run_id,
+        agent_name=agent_name,
+        parent_run_id=parent_run_id,
+        attempt=attempt,
+    )
+    return envelope.encode(event_type, payload, epoch_ms=epoch_ms, seq=seq)
 
 
 def encode_delta(

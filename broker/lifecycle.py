@@ -56,17 +56,13 @@ FLAGS: Final[Mapping[str, str]] = {
 class Lifecycle:
     """Where one run is, which calls are open, and which of the five it has sent."""
 
-    __slots__ = ("open_calls", "sent", "state")
+    __slots__ = ("flags", "open_calls", "state")
 
     def __init__(self) -> None:
         self.state = State.QUEUED
         self.open_calls: dict[str, str] = {}
-        self.sent: set[str] = set()
-
-    @property
-    def flags(self) -> str:
+        self.flags = ""
         """The events sent so far as letters, in the order of the five."""
-        return "".join(flag for name, flag in FLAGS.items() if name in self.sent)
 
     @property
     def missing(self) -> list[str]:
@@ -77,7 +73,7 @@ class Lifecycle:
         """Begin again for another attempt: open calls are void, what was sent stays sent."""
         self.state = State.QUEUED
         self.open_calls.clear()
-        self.sent = {name for name, flag in FLAGS.items() if flag in flags}
+        self.flags = _in_order(flags)
 
     def advance(self, event_type: str, payload: Mapping[str, Any]) -> None:
         """Take the event, or raise :class:`LifecycleError` and change nothing."""
@@ -92,8 +88,9 @@ class Lifecycle:
         elif event_type == events.TOOL_COMPLETED:
             del self.open_calls[payload["call_id"]]
         self.state = after
-        if event_type in FLAGS:
-            self.sent.add(event_type)
+        flag = FLAGS.get(event_type, "")
+        if flag not in self.flags:
+            self.flags = _in_order(self.flags + flag)
 
     def _check_calls(self, event_type: str, payload: Mapping[str, Any]) -> None:
         def refuse(why: str) -> None:
@@ -113,6 +110,10 @@ class Lifecycle:
                 refuse(f"calls still open: {', '.join(self.open_calls)}")
             if self.state is State.QUEUED and payload["status"] == events.SUCCEEDED:
                 refuse("a run that never started cannot have succeeded")
+
+
+def _in_order(flags: str) -> str:
+    return "".join(flag for flag in FLAGS.values() if flag in flags)
 
 
 def missing(flags: str) -> list[str]:

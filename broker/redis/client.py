@@ -12,7 +12,7 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from redis.exceptions import ResponseError
 
@@ -38,6 +38,22 @@ UNAVAILABLE: Final = frozenset(
 right is missing, and all that needs it waits until it is granted."""
 
 _WITHIN_SCRIPT: Final = re.compile(r"ERR Error running script .*?: -([A-Z]+ .*)", re.DOTALL)
+
+
+class Receiver(Protocol):
+    """Who a reply is for. A future is one; so is anything else that need not be awaited.
+
+    It is told at once, while the connection is being read: it must be quick and must not raise.
+    """
+
+    def done(self) -> bool:
+        """Whether nobody wants the reply any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """The reply."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """A refusal, or why there is no reply; also at once, when not connected."""
 
 
 class RedisClient(ABC):
@@ -67,8 +83,14 @@ class RedisClient(ABC):
         """Return once connected; ``BrokerUnavailable`` when that takes longer."""
 
     @abstractmethod
+    def ask(self, receiver: Receiver, *command: Argument) -> None:
+        """Queue a command now; ``receiver`` gets its reply. Sent in order of submission."""
+
     def submit(self, *command: Argument) -> asyncio.Future[Any]:
-        """Queue a command now; the future has its reply. Sent in order of submission."""
+        """The same with a future for the reply."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.ask(reply, *command)
+        return reply
 
     @abstractmethod
     def submit_to(self, key: bytes, *command: Argument) -> asyncio.Future[Any]:
@@ -102,14 +124,41 @@ class RedisClient(ABC):
         self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]
     ) -> Any:
         """Run a named script; it is loaded again if the server does not know it (any more)."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.ask_script(reply, script, keys, args)
+        return await reply
+
+    def ask_script(
+        self, receiver: Receiver, script: Script, keys: Sequence[Argument], args: Sequence[Argument]
+    ) -> None:
+        """The same; ``receiver`` gets the reply."""
         if self.sharded:
             script = script.sharded
-        try:
-            return await self.submit("EVALSHA", script.digest, len(keys), *keys, *args)
-        except ResponseError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
-        return await self.submit("EVAL", script.source, len(keys), *keys, *args)
+        call = _ScriptCall(self, receiver, script, (len(keys), *keys, *args))
+        self.ask(call, "EVALSHA", script.digest, *call.words)
+
+
+class _ScriptCall:
+    """One call of a script on its way, which knows what to do when the server does not know it."""
+
+    __slots__ = ("_client", "_receiver", "_script", "done", "set_result", "words")
+
+    def __init__(
+        self,
+        client: RedisClient,
+        receiver: Receiver,
+        script: Script,
+        words: tuple[Argument, ...],
+    ) -> None:
+        self._client, self._receiver, self._script, self.words = client, receiver, script, words
+        self.done, self.set_result = receiver.done, receiver.set_result
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Once more with its source, if that is what is missing."""
+        if isinstance(exception, ResponseError) and str(exception).startswith("NOSCRIPT"):
+            self._client.ask(self._receiver, "EVAL", self._script.source, *self.words)
+        else:
+            self._receiver.set_exception(exception)
 
 
 def said(error: ResponseError) -> str:

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from broker.errors import BrokerUnavailable
 from broker.redis import scripts
 from broker.redis.address import Address
-from broker.redis.client import RedisClient
+from broker.redis.client import Receiver, RedisClient
 from broker.redis.cluster_map import ClusterMap
 from broker.redis.connection import Argument
 from broker.redis.server_client import ServerClient
@@ -83,39 +83,41 @@ class ClusterClient(RedisClient):
         except TimeoutError:
             raise BrokerUnavailable(why=self._why_not()) from None
 
-    def submit(self, *command: Argument) -> asyncio.Future[Any]:
-        """Queue a command now, at the master of its first key; the future has its reply."""
+    def ask(self, receiver: Receiver, *command: Argument) -> None:
+        """Queue a command now, at the master of its first key; ``receiver`` gets its reply."""
         key = key_of(command)
         server = self._any() if key is None else self._map.slots.server(slot_of(key))
-        return self._begin(server, command)
+        self._begin(receiver, server, command)
 
     def submit_to(self, key: bytes, *command: Argument) -> asyncio.Future[Any]:
         """Queue a command without a key of its own at the master of ``key``."""
-        return self._begin(self._map.slots.server(slot_of(key)), command)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._begin(reply, self._map.slots.server(slot_of(key)), command)
+        return reply
 
     def connection_to(self, key: bytes) -> object:
         """The connection to the master of ``key``, and how often a command was asked elsewhere."""
         server = self._map.slots.server(slot_of(key))
         return server and (self._client(server).connection_to(key), self._asked)
 
-    def _begin(self, server: Server | None, command: tuple[Argument, ...]) -> asyncio.Future[Any]:
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def _begin(
+        self, answer: Receiver, server: Server | None, command: tuple[Argument, ...]
+    ) -> None:
         if server is None:
             self._map.look_soon()
             answer.set_exception(BrokerUnavailable(why="no node serves the slot now"))
         else:
             self._send(answer, command, server, 0)
-        return answer
 
     def _send(
-        self, answer: asyncio.Future[Any], command: tuple[Argument, ...], server: Server, hops: int
+        self, answer: Receiver, command: tuple[Argument, ...], server: Server, hops: int
     ) -> None:
         reply = self._client(server).submit(*command)
         reply.add_done_callback(partial(self._answered, answer, command, server, hops))
 
     def _answered(
         self,
-        answer: asyncio.Future[Any],
+        answer: Receiver,
         command: tuple[Argument, ...],
         server: Server,
         hops: int,
@@ -137,7 +139,7 @@ class ClusterClient(RedisClient):
 
     def _follow(
         self,
-        answer: asyncio.Future[Any],
+        answer: Receiver,
         command: tuple[Argument, ...],
         where: Redirect,
         hops: int,
@@ -153,7 +155,7 @@ class ClusterClient(RedisClient):
 
     def _send_on(
         self,
-        answer: asyncio.Future[Any],
+        answer: Receiver,
         command: tuple[Argument, ...],
         where: Redirect,
         hops: int,
@@ -166,7 +168,7 @@ class ClusterClient(RedisClient):
 
     async def _send_when_connected(
         self,
-        answer: asyncio.Future[Any],
+        answer: Receiver,
         command: tuple[Argument, ...],
         where: Redirect,
         hops: int,
@@ -222,6 +224,6 @@ class ClusterClient(RedisClient):
         return task
 
 
-def _not_sent(answer: asyncio.Future[Any], sent_on: asyncio.Task[None]) -> None:
+def _not_sent(answer: Receiver, sent_on: asyncio.Task[None]) -> None:
     if sent_on.cancelled() and not answer.done():
         answer.set_exception(BrokerUnavailable(why="the client was stopped"))

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from functools import partial
 
+from broker.channels import Keys
+from broker.errors import BrokerUnavailable
 from broker.events import encode_delta
 from broker.lifecycle import State, missing
 from broker.redis import scripts
+from broker.redis.client import Receiver, RedisClient
+from broker.redis.connection import Argument
 from broker.redis.records import Claim
 from broker.redis.runs import Runs
+from broker.redis.store import Limits, random_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """One event, encoded, with what its run's hash must say after it."""
+    """One event, encoded, with what its run's hash must say after it.
+
+    ``changes``: false when ``state`` and ``sent`` are those of the event before and no call opens
+    or closes. It is the rule rather than the exception, and costs Redis less.
+    """
 
     seq: int
     event_type: str
@@ -23,10 +34,15 @@ class Publication:
     call_opened: tuple[str, str] | None = None
     call_closed: str | None = None
     status: str | None = None
+    changes: bool = True
 
 
 class EventPublisher(Runs):
     """Publishing for whoever holds a claim."""
+
+    def __init__(self, client: RedisClient, *, keys: Keys, limits: Limits | None = None) -> None:
+        super().__init__(client, keys=keys, limits=limits)
+        self._publishing: set[asyncio.Task[bytes]] = set()
 
     async def publish(self, claim: Claim, publication: Publication) -> str:
         """Publish one event, in one attempt; its id.
@@ -38,53 +54,93 @@ class EventPublisher(Runs):
         ``durability="replicated"`` also the latter when no replica has confirmed it in time. After
         a terminal event the run that waits next on the thread is released.
         """
-        key = self.keys.run(claim.partition, claim.run_id)
-        return await self._durably(key, lambda: self._publish(key, claim, publication))
+        event_id: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.send(claim, publication, event_id)
+        return (await event_id).decode()
 
-    async def _publish(self, key: bytes, claim: Claim, publication: Publication) -> str:
-        keys, limits = self.keys, self.limits
-        channel = claim.channel
-        call_id, tool = publication.call_opened or ("", "")
-        reply = await self._run_script(
-            scripts.PUBLISH,
-            [
-                key,
-                channel.log,
-                channel.live,
-                channel.open,
-                keys.leases(claim.partition),
-                keys.thread(claim.owner, claim.thread_id),
-                keys.text(claim.partition, claim.run_id),
-            ],
-            [
-                claim.run_id,
-                claim.head,
-                claim.fence,
-                publication.seq,
-                publication.event_type,
-                publication.body,
-                publication.state,
-                publication.sent,
-                limits.max_event_bytes,
-                limits.history_events,
-                limits.history_ttl_seconds,
-                call_id,
-                tool,
-                publication.call_closed or "",
-                publication.status or "",
-            ],
-        )
-        if len(reply) > 1:  # a terminal event, and not the repetition of one
-            await self._count_ended(claim, publication)
-            if reply[1]:
-                await self.release(claim.owner, claim.thread_id, reply[1].decode())
-        return str(reply[0], "ascii")
+    def send(self, claim: Claim, publication: Publication, receiver: Receiver) -> None:
+        """The same without waiting; ``receiver`` gets the id as bytes, or what is raised."""
+        keys, args = self._command(claim, publication)
+        if publication.status is None and self.limits.durability == "acknowledged":
+            self.client.ask_script(receiver, scripts.PUBLISH, keys, args)
+            return
+        write = partial(self._publish, claim, publication, keys, args)
+        task = asyncio.create_task(self._durably(keys[0], write), name=f"publish {claim.run_id}")
+        self._publishing.add(task)
+        task.add_done_callback(partial(self._published, receiver))
+
+    async def _publish(
+        self, claim: Claim, publication: Publication, keys: list[bytes], args: list[Argument]
+    ) -> bytes:
+        reply = await self.client.run_script(scripts.PUBLISH, keys, args)
+        if isinstance(reply, bytes):
+            return reply
+        event_id, following = reply  # a terminal event, and not the repetition of one
+        await self._count_ended(claim, publication)
+        if following:
+            await self.release(claim.owner, claim.thread_id, following.decode())
+        return bytes(event_id)
+
+    def _published(self, receiver: Receiver, task: asyncio.Task[bytes]) -> None:
+        self._publishing.discard(task)
+        if task.cancelled():
+            error: BaseException | None = BrokerUnavailable(
+                why="the program is ending", outcome_unknown=True
+            )
+        else:
+            error = task.exception()
+        if receiver.done():
+            return
+        if error is None:
+            receiver.set_result(task.result())
+        else:
+            receiver.set_exception(error)
+
+    def _command(
+        self, claim: Claim, publication: Publication
+    ) -> tuple[list[bytes], list[Argument]]:
+        channel, limits = claim.channel, self.limits
+        event_type = publication.event_type.encode()
+        keys = [
+            self.keys.run(claim.partition, claim.run_id),
+            channel.log,
+            channel.live,
+            channel.open,
+        ]
+        args: list[Argument] = [
+            claim.head,
+            claim.fence,
+            publication.seq,
+            event_type + b"\n" + publication.body,
+            random_step(),
+            limits.max_event_bytes + len(event_type) + 1,
+            limits.history_events,
+            limits.kept_seconds,
+        ]
+        if publication.changes:
+            call_id, tool = publication.call_opened or ("", "")
+            closed, status = publication.call_closed or "", publication.status or ""
+            args += (publication.state, publication.sent, call_id, tool, closed, status)
+            args.append(claim.run_id)
+        if publication.status is not None:
+            keys += (
+                self.keys.leases(claim.partition),
+                self.keys.thread(claim.owner, claim.thread_id),
+                self.keys.text(claim.partition, claim.run_id),
+            )
+        return keys, args
 
     async def publish_delta(self, claim: Claim, *, offset: int, text: str) -> int:
         """Append streamed text at ``offset`` (UTF-8 bytes) and publish it; the length after it.
 
         The same delta again changes nothing. Raises as :meth:`publish` does.
         """
+        length: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.send_delta(claim, offset=offset, text=text, receiver=length)
+        return await length
+
+    def send_delta(self, claim: Claim, *, offset: int, text: str, receiver: Receiver) -> None:
+        """The same without waiting; ``receiver`` gets the length, or what is raised."""
         body, _ = encode_delta(
             run_id=claim.run_id,
             thread_id=claim.thread_id,
@@ -92,25 +148,25 @@ class EventPublisher(Runs):
             offset=offset,
             text=text,
         )
-        length = await self._run_script(
+        keys, limits = self.keys, self.limits
+        self.client.ask_script(
+            receiver,
             scripts.DELTA,
-            [
-                self.keys.run(claim.partition, claim.run_id),
+            (
+                keys.run(claim.partition, claim.run_id),
                 claim.channel.live,
-                self.keys.text(claim.partition, claim.run_id),
-            ],
-            [
-                claim.run_id,
+                keys.text(claim.partition, claim.run_id),
+            ),
+            (
                 claim.head,
                 claim.fence,
                 offset,
                 text,
                 body,
-                self.limits.max_text_bytes,
-                self.limits.history_ttl_seconds,
-            ],
+                limits.max_text_bytes,
+                limits.kept_seconds,
+            ),
         )
-        return int(length)
 
     async def _count_ended(self, claim: Claim, publication: Publication) -> None:
         """Add to the fleet's counters. They tell trends; a crash in between costs one count."""

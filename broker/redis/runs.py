@@ -24,7 +24,7 @@ from broker.redis.records import (
     claim_of,
     text_pairs,
 )
-from broker.redis.store import Store, milliseconds
+from broker.redis.store import Store, milliseconds, random_step
 
 
 class Runs(Store):
@@ -121,7 +121,7 @@ class Runs(Store):
                 claim.run_id,
                 claim.fence,
                 milliseconds(limits.lease_seconds),
-                limits.history_ttl_seconds,
+                limits.kept_seconds,
             ],
         )
         return reply
@@ -247,7 +247,7 @@ class Runs(Store):
                 milliseconds(limits.lease_seconds),
                 milliseconds(limits.queue_timeout_seconds),
                 "force" if unclaimed_only else "spare" if spare else "",
-                limits.history_ttl_seconds,
+                limits.kept_seconds,
             ],
         )
         if reply[0] == b"ENQUEUE":
@@ -299,11 +299,12 @@ class Runs(Store):
                 "1" if request.message_id else "0",
                 spec.on_busy,
                 timeout_ms,
-                limits.history_ttl_seconds,
+                limits.kept_seconds,
                 limits.history_events,
                 head(request.owner, request.thread_id, request.run_id),
                 echo,
                 worker,
+                random_step(),
                 *chain.from_iterable(wanted.items()),
             ],
         )

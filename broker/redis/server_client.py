@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from broker.backoff import full_jitter
 from broker.errors import BrokerUnavailable
-from broker.redis.client import RedisClient, meaning, said
+from broker.redis.client import Receiver, RedisClient, meaning, said
 from broker.redis.connection import Argument, RedisConnection, pack
 from broker.redis.scripts import Script
 from broker.redis.source import Source
@@ -62,7 +62,7 @@ class ServerClient(RedisClient):
         self._tell_lost, self._in_cluster = on_lost, in_cluster
         self._patience = max(1, round(reply_seconds / _CHECK_SECONDS))
         self._connection: RedisConnection | None = None
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[Receiver] = deque()
         self._unsent: list[bytes] = []
         self._keeper: asyncio.Task[None] | None = None
         self._is_connected = asyncio.Event()
@@ -111,17 +111,15 @@ class ServerClient(RedisClient):
         if self._connection is not None:
             self._connection.abort()
 
-    def submit(self, *command: Argument) -> asyncio.Future[Any]:
-        """Queue a command now; the future has its reply. Sent in order of submission."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def ask(self, receiver: Receiver, *command: Argument) -> None:
+        """Queue a command now; ``receiver`` gets its reply. Sent in order of submission."""
         if self._connection is None:
-            future.set_exception(BrokerUnavailable(why="not connected"))
-            return future
+            receiver.set_exception(BrokerUnavailable(why="not connected"))
+            return
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
         self._unsent.append(pack(command))
-        self._waiting.append(future)
-        return future
+        self._waiting.append(receiver)
 
     def submit_to(self, key: bytes, *command: Argument) -> asyncio.Future[Any]:
         """As :meth:`submit`: every key is here."""
@@ -141,14 +139,14 @@ class ServerClient(RedisClient):
                 self._connection.write(data)
 
     def _on_reply(self, reply: Any) -> None:
-        future = self._waiting.popleft()
+        receiver = self._waiting.popleft()
         if isinstance(reply, ResponseError):
             if said(reply).startswith("READONLY"):  # not the master any more
                 self.drop()
-            if not future.done():
-                future.set_exception(self._meaning(reply))
-        elif not future.done():  # else: cancelled; the reply is taken off the wire all the same
-            future.set_result(reply)
+            if not receiver.done():
+                receiver.set_exception(self._meaning(reply))
+        elif not receiver.done():  # else: cancelled; the reply is taken off the wire all the same
+            receiver.set_result(reply)
 
     def _meaning(self, reply: ResponseError) -> Exception:
         if not self._in_cluster and str(reply).startswith(("MOVED ", "ASK ")):
@@ -168,9 +166,9 @@ class ServerClient(RedisClient):
         self._is_connected.clear()
         waiting, self._waiting = self._waiting, deque()
         self._unsent = []
-        for future in waiting:
-            if not future.done():
-                future.set_exception(BrokerUnavailable(why=why, outcome_unknown=True))
+        for receiver in waiting:
+            if not receiver.done():
+                receiver.set_exception(BrokerUnavailable(why=why, outcome_unknown=True))
 
     async def _keep_connected(self) -> None:
         await self._source.start()
@@ -217,7 +215,7 @@ class ServerClient(RedisClient):
         """
         moved = asyncio.create_task(self._source.moved(self._endpoint))
         moved.add_done_callback(self._on_moved)
-        oldest: asyncio.Future[Any] | None = None
+        oldest: Receiver | None = None
         checks = 0
         try:
             while not self._lost.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
@@ -38,6 +39,14 @@ class Limits:
     queue_timeout_seconds: float = 60.0
     stop_deadline_seconds: float = 10.0
     durability: Durability = "acknowledged"
+
+    @property
+    def kept_seconds(self) -> int:
+        """What a run's keys get as their time to live: a tenth more than they must live.
+
+        So an event need not renew them while less than that tenth has passed (``publish.lua``).
+        """
+        return -(-self.history_ttl_seconds * 11 // 10)
 
 
 class Store:
@@ -86,6 +95,15 @@ def unavailable_if_refused(
             raise BrokerUnavailable(why=str(error)) from error
 
     return tried
+
+
+def random_step() -> int:
+    """By how much the id of an entry of a log advances within its millisecond: 1 to 2^20.
+
+    Chance keeps two masters, as a failover may have for a second or two, from giving different
+    events the same id. It takes no secrecy.
+    """
+    return random.getrandbits(20) + 1
 
 
 def milliseconds(seconds: float) -> int:

@@ -252,3 +252,20 @@ def test_keys_that_are_no_strings_and_nan_are_mended_as_told() -> None:
     """A result keyed by numbers is common; NaN becomes null."""
     result = orjson.loads(body(payload={1: math.nan}))
     assert result["payload"] == {"1": None}
+
+
+def test_an_envelope_encodes_as_if_all_of_the_event_were_encoded_at_once() -> None:
+    """Field for field, in the same order, whatever characters the ids have."""
+    ids: dict[str, Any] = {
+        "user_id": 'a"b\\c',
+        "thread_id": "ü\u2028",
+        "run_id": "r",
+        "agent_name": "{}",
+    }
+    payload = {"thoughts": "x", "n": [1, None]}
+    plain = events.Envelope(**ids).encode("agent_thinking", payload, epoch_ms=0)
+    envelope = {"type": "agent_thinking", **ids, "timestamp": events.timestamp(0)}
+    assert plain == orjson.dumps({**envelope, "payload": payload})
+    child = events.Envelope(parent_run_id="p", attempt=2, **ids)
+    said = orjson.loads(child.encode("agent_thinking", payload, epoch_ms=0, seq=7))
+    assert list(said.items())[5:8] == [("seq", 7), ("parent_run_id", "p"), ("attempt", 2)]

@@ -42,6 +42,9 @@ REASON_WITHIN: Final = 15
 REASON: Final = re.compile(r"\b(long|longer|length|lines)\b", re.IGNORECASE)
 
 CREATES: Final = ("APPEND", "HINCRBY", "HSET", "RPUSH", "SADD", "SET", "XADD", "ZADD")
+SHARED: Final = frozenset({"append", "thread"})
+"""Parts of scripts, included by those that name them in their first line."""
+
 LIVES_ALREADY: Final[Mapping[tuple[str, str], str]] = {
     ("claim", "KEYS[2]"): "a queued run is in the leases since its registration, with their TTL",
     ("release", "KEYS[2]"): "a held run is in the leases since its registration",
@@ -280,15 +283,16 @@ def test_a_module_that_is_too_long_is_found() -> None:
     assert too_long(body + "# long, because it is one table\n")
 
 
-@pytest.mark.parametrize("name", sorted(set(scripts()) - {"append"}))
+@pytest.mark.parametrize("name", sorted(set(scripts()) - SHARED))
 def test_a_scripts_header_tells_keys_arguments_reply_and_errors(name: str) -> None:
     """By number, exactly those that the script uses."""
     assert header_breaches(scripts()[name]) == []
 
 
-def test_what_scripts_share_tells_its_functions() -> None:
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_what_scripts_share_tells_its_functions(name: str) -> None:
     """The included part has no keys of its own: it is handed them."""
-    shared = scripts()["append"]
+    shared = scripts()[name]
     functions = re.findall(r"^local function (\w+)\(", shared, re.MULTILINE)
     assert functions
     assert all(f"-- {name}(" in header_of(shared) for name in functions)
@@ -353,4 +357,4 @@ def test_scripts_live_in_files_of_their_own() -> None:
     lua = [name for name, source in sources_cached().items() if "redis.call(" in source]
     assert lua == []
     loaded = sources_cached()["broker.redis.scripts"]
-    assert all(f'_load("{name}")' in loaded for name in scripts() if name != "append")
+    assert all(f'_load("{name}")' in loaded for name in scripts() if name not in SHARED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import structlog
 
 from agents_sdk.buffer import Buffer, Event, Item, Text
 from agents_sdk.deltas import MAX_PIECE_CHARACTERS
-from agents_sdk.pending import KEPT_BYTES, KEPT_ITEMS, Pending
+from agents_sdk.pending import KEPT_BYTES, KEPT_ITEMS, WINDOW, Pending
 from broker.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -22,6 +23,7 @@ from broker.errors import (
     SequenceGap,
 )
 from broker.lifecycle import State
+from broker.redis.client import Receiver
 from broker.redis.publisher import Publication
 
 
@@ -48,10 +50,24 @@ class Log:
         self.fail: Callable[[Item], Awaitable[None]] | None = None
         self.lose_replies = 0
         self.closed = False
+        self.tasks: set[asyncio.Task[bytes]] = set()
         self.reachable = asyncio.Event()
         self.reachable.set()
 
-    async def send(self, item: Item) -> str:
+    def send(self, item: Item, receiver: Receiver) -> None:
+        task = asyncio.create_task(self._take(item))
+        self.tasks.add(task)
+        task.add_done_callback(partial(self._answer, receiver))
+
+    def _answer(self, receiver: Receiver, task: asyncio.Task[bytes]) -> None:
+        self.tasks.discard(task)
+        error = task.exception()
+        if error is None:
+            receiver.set_result(task.result())
+        else:
+            receiver.set_exception(error)
+
+    async def _take(self, item: Item) -> bytes:
         self.attempts.append(item)
         if self.fail is not None:
             await self.fail(item)
@@ -62,7 +78,7 @@ class Log:
                 raise RunClosed(subject="r")
             self._append(item)
             self._lose_reply()
-            return ""
+            return b""
         seq = item.publication.seq
         if seq > len(self.arrived) + 1:
             raise SequenceGap(subject="r", detail=f"at {len(self.arrived)}")
@@ -70,7 +86,7 @@ class Log:
             self.arrived.append(seq)
             self.closed = item.final
         self._lose_reply()
-        return f"{seq}-0"
+        return b"%d-0" % seq
 
     def _lose_reply(self) -> None:
         if self.lose_replies:
@@ -97,7 +113,7 @@ def lost() -> list[RuncastError]:
 
 
 @pytest.fixture
-def buffer(log: Log, lost: list[RuncastError]) -> Buffer:
+async def buffer(log: Log, lost: list[RuncastError]) -> Buffer:
     return Buffer(log.send, run_id="r", on_lost=lost.append, written=written)
 
 
@@ -142,7 +158,7 @@ async def test_a_caller_waits_no_longer_than_he_asked_and_the_event_is_sent_late
         await buffer.confirmed(waiting, timeout_seconds=0.01)
     log.reachable.set()
     await buffer.flushed(timeout_seconds=5)
-    assert waiting.done.result() == "1-0"
+    assert waiting.id == "1-0"
 
 
 async def test_a_cancelled_caller_cancels_nothing_but_his_wait(buffer: Buffer, log: Log) -> None:
@@ -157,6 +173,81 @@ async def test_a_cancelled_caller_cancels_nothing_but_his_wait(buffer: Buffer, l
     log.reachable.set()
     await buffer.flushed(timeout_seconds=5)
     assert log.arrived == [1]
+
+
+async def test_each_caller_waits_as_long_as_he_asked(buffer: Buffer, log: Log) -> None:
+    """There is one timer for all of them, whichever is told first."""
+    log.reachable.clear()
+    events = [event(seq) for seq in (1, 2, 3)]
+    for each in events:
+        buffer.put(each)
+    told: list[int] = []
+
+    async def wait(said: Event, seconds: float) -> None:
+        with pytest.raises(PublishError):
+            await buffer.confirmed(said, timeout_seconds=seconds)
+        told.append(said.seq)
+
+    patient = asyncio.create_task(buffer.confirmed(events[0], timeout_seconds=5))
+    await asyncio.gather(wait(events[2], 0.06), wait(events[1], 0.01))
+    assert told == [2, 3]
+    log.reachable.set()
+    assert await patient == "1-0"
+
+
+async def test_what_is_said_in_one_turn_leaves_together_and_the_rest_behind_it(
+    buffer: Buffer, log: Log
+) -> None:
+    held = asyncio.Event()
+
+    async def hold(item: Item) -> None:
+        await held.wait()
+
+    log.fail = hold
+    for seq in (1, 2, 3):
+        buffer.put(event(seq))
+    await until(lambda: len(log.attempts) == 3)
+    buffer.put(event(4))
+    await asyncio.sleep(0)
+    assert len(log.attempts) == 3
+    held.set()
+    await buffer.flushed(timeout_seconds=5)
+    assert log.arrived == [1, 2, 3, 4]
+    assert len(log.attempts) == 4, "none was sent twice"
+
+
+async def test_no_more_than_a_window_is_on_its_way(buffer: Buffer, log: Log) -> None:
+    held = asyncio.Event()
+
+    async def hold(item: Item) -> None:
+        await held.wait()
+
+    log.fail = hold
+    for seq in range(1, WINDOW + 11):
+        buffer.put(event(seq))
+    await until(lambda: len(log.attempts) == WINDOW)
+    await asyncio.sleep(0)
+    assert len(log.attempts) == WINDOW
+    held.set()
+    await buffer.flushed(timeout_seconds=5)
+    assert log.arrived == list(range(1, WINDOW + 11))
+
+
+async def test_a_reply_that_comes_after_closing_changes_nothing(buffer: Buffer, log: Log) -> None:
+    held = asyncio.Event()
+
+    async def hold(item: Item) -> None:
+        await held.wait()
+
+    log.fail = hold
+    said = event(1)
+    buffer.put(said)
+    await until(lambda: bool(log.attempts))
+    buffer.close()
+    held.set()
+    await until(lambda: not log.tasks)
+    await asyncio.sleep(0)
+    assert (log.arrived, said.id) == ([1], None)
 
 
 async def test_text_not_sent_yet_is_merged_and_text_sent_is_not(buffer: Buffer, log: Log) -> None:
@@ -237,7 +328,7 @@ async def test_a_failover_in_mid_window_is_made_up_for(
         buffer.put(each)
     await buffer.flushed(timeout_seconds=5)
     assert log.arrived == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert [each.done.result() for each in events] == [f"{seq}-0" for seq in range(1, 9)]
+    assert [each.id for each in events] == [f"{seq}-0" for seq in range(1, 9)]
     assert not lost
 
 
@@ -387,8 +478,8 @@ async def test_closing_gives_up_and_says_so(buffer: Buffer, log: Log) -> None:
     given_up = event(1)
     buffer.put(given_up)
     await until(lambda: bool(log.attempts))
-    await buffer.close()
-    assert isinstance(given_up.done.exception(), PublishError)
+    buffer.close()
+    assert isinstance(given_up.error, PublishError)
     assert len(buffer) == 0
 
 

@@ -34,8 +34,9 @@ def _load(name: str) -> Script:
     text = (folder / f"{name}.lua").read_text(encoding="utf-8")
     first, _, rest = text.partition("\n")
     if first.startswith(_INCLUDE):
-        included = (folder / f"{first.removeprefix(_INCLUDE)}.lua").read_text(encoding="utf-8")
-        text = included + rest
+        names = first.removeprefix(_INCLUDE).split()
+        included = [(folder / f"{each}.lua").read_text(encoding="utf-8") for each in names]
+        text = "".join([*included, rest])
     return Script(name, text.encode())
 
 

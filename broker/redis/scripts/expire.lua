@@ -1,11 +1,11 @@
--- include: append
+-- include: append thread
 -- Decide over a run whose deadline has passed. Whoever acts on the answer holds the fence.
 --
 -- KEYS  1 run  2 leases  3 open runs of the channel  4 open runs of the thread
 -- ARGV  1 run id  2 who asks  3 time to act in ms  4 queue time-out in ms
 --       5 "force" to take an unclaimed run over at once (a stop before it started); "spare" to give a
 --         claimed run that nobody stopped one more lease: its worker may have had no way to renew it; else ""
---       6 ttl in seconds
+--       6 ttl in seconds with a tenth on top
 -- Reply {"NOTHING"}                  not due any more, or gone
 --       {"ENQUEUE", agent}           lost worker and attempts left; held and now first; or waiting for
 --                                    long enough that its queue entry may have been lost

@@ -1,31 +1,42 @@
--- include: append
+-- include: append thread
 -- Publish one event of a run, or refuse it. All checks come before the first write.
 --
--- KEYS  1 run  2 log  3 live  4 open runs of the channel  5 leases  6 open runs of the thread  7 text
--- ARGV  1 run id      2 header words "<owner> <thread> <run>"   3 fence     4 seq     5 type
---       6 body        7 state after it    8 letters of the events sent so far
---       9 largest body in bytes           10 log length         11 ttl in seconds
---       12 call opened  13 its tool       14 call closed        15 status (terminal event only)
--- Reply {id}          the event's id; of a seq that is there already, the id it has ("" when trimmed)
+-- Most events change nothing in the run's hash but its seq: what else may change is told by those that
+-- change it. Times to live are renewed when a tenth has passed, with that tenth on top, so that a log lives
+-- for at least its whole time to live after its last event. The log is trimmed with every 16th event of a
+-- run and with its last.
+--
+-- KEYS  1 run  2 log  3 live  4 open runs of the channel
+--       5 leases  6 open runs of the thread  7 text; these three with a terminal event only
+-- ARGV  1 header words "<owner> <thread> <run>"  2 fence    3 seq    4 "<type>\n<body>"
+--       5 random step of the id, 1 or more       6 largest type and body in bytes
+--       7 log length    8 ttl in seconds with a tenth on top
+--       with an event that changes more than seq, also
+--       9 state after it       10 letters of the events sent so far  11 call opened  12 its tool
+--       13 call closed         14 status ("" unless terminal)        15 run id
+-- Reply id            the event's id; of a seq that is there already, the id it has ("" when trimmed)
 --       {id, run id}  of a new terminal event: the thread's next run, to be released ("" for none)
 -- Error RUN_NOT_FOUND  NOT_OWNER  FENCED  RUN_CLOSED  SEQ_GAP  EVENT_TOO_LARGE  CALL_NOT_OPEN
 
-local run, log = KEYS[1], KEYS[2]
-local id, head, seq, kind, state, ttl = ARGV[1], ARGV[2], tonumber(ARGV[4]), ARGV[5], ARGV[7], ARGV[11]
-local opened, closed, status = ARGV[12], ARGV[14], ARGV[15]
+local run, log, head, seq, event, ttl = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4], ARGV[8]
+local state, opened, closed, status = ARGV[9], ARGV[11], ARGV[13], ARGV[14]
 
-local stored = redis.call('HMGET', run, 'head', 'fence', 'seq', 'state', 'log')
+local function named()
+  return string.match(head, '%S+$')
+end
+
+local stored = redis.call('HMGET', run, 'head', 'fence', 'seq', 'state', 'log', 'due')
 if not stored[1] then
-  return redis.error_reply('RUN_NOT_FOUND ' .. id)
+  return redis.error_reply('RUN_NOT_FOUND ' .. named())
 end
 if stored[1] ~= head or stored[5] ~= log then
-  return redis.error_reply('NOT_OWNER ' .. id)
+  return redis.error_reply('NOT_OWNER ' .. named())
 end
-if stored[2] ~= ARGV[3] then
-  return redis.error_reply('FENCED ' .. id)
+if stored[2] ~= ARGV[2] then
+  return redis.error_reply('FENCED ' .. named())
 end
-local last = tonumber(stored[3])
-if seq <= last then
+local ahead = seq - stored[3]
+if ahead < 1 then
   -- A retry whose first reply was lost, or that no replica confirmed. It writes, so that a WAIT behind
   -- it, on whatever connection, covers the event too. Its entry is looked up by run and seq, newest first.
   redis.call('EXPIRE', run, ttl)
@@ -35,44 +46,55 @@ if seq <= last then
     for _, entry in ipairs(page) do
       local link = string.find(entry[2][2], ' ', 1, true)
       if string.sub(entry[2][2], link + 1, link + #mark) == mark then
-        return {entry[1]}
+        return entry[1]
       end
       top = '(' .. entry[1]
     end
   until #page < 64
-  return {''}
+  return ''
 end
 if stored[4] == 'completed' then
-  return redis.error_reply('RUN_CLOSED ' .. id)
+  return redis.error_reply('RUN_CLOSED ' .. named())
 end
-if seq > last + 1 then
-  return redis.error_reply('SEQ_GAP ' .. id .. ' at ' .. last)
+if ahead > 1 then
+  return redis.error_reply('SEQ_GAP ' .. named() .. ' at ' .. stored[3])
 end
-if #ARGV[6] > tonumber(ARGV[9]) then
-  return redis.error_reply('EVENT_TOO_LARGE ' .. id .. ' ' .. #ARGV[6] .. ' bytes')
+if #event > tonumber(ARGV[6]) then
+  return redis.error_reply('EVENT_TOO_LARGE ' .. named() .. ' ' .. #event .. ' bytes')
 end
-if closed ~= '' and redis.call('HEXISTS', run, 'call:' .. closed) == 0 then
-  return redis.error_reply('CALL_NOT_OPEN ' .. id)
+if state and closed ~= '' and redis.call('HEXISTS', run, 'call:' .. closed) == 0 then
+  return redis.error_reply('CALL_NOT_OPEN ' .. named())
 end
 
-local event = append(log, KEYS[3], head .. ' ' .. seq .. ' ' .. kind, ARGV[6], ARGV[10], ttl)
-redis.call('HSET', run, 'seq', seq, 'state', state, 'sent', ARGV[8])
-redis.call('EXPIRE', run, ttl)
+local terminal = state and status ~= ''
+local trim = (terminal or seq % 16 == 0) and ARGV[7]
+local id, second = append(log, KEYS[3], head, seq .. ' ' .. event, ARGV[5], trim, ttl)
+if terminal or not stored[6] or second - stored[6] >= 0 then
+  redis.call('EXPIRE', run, ttl)
+  redis.call('EXPIRE', log, ttl)
+  redis.call('EXPIRE', KEYS[4], ttl)
+  redis.call('HSET', run, 'due', math.floor(second + ttl / 11))
+end
+if not state then
+  redis.call('HSET', run, 'seq', seq)
+  return id
+end
+
+redis.call('HSET', run, 'seq', seq, 'state', state, 'sent', ARGV[10])
 if opened ~= '' then
-  redis.call('HSET', run, 'call:' .. opened, now() .. ' ' .. ARGV[13])
+  redis.call('HSET', run, 'call:' .. opened, now() .. ' ' .. ARGV[12])
 elseif closed ~= '' then
   redis.call('HDEL', run, 'call:' .. closed)
-elseif kind == 'agent_started' then
+elseif string.sub(event, 1, 14) == 'agent_started\n' then
   redis.call('HSET', run, 'started', now())
 end
-if status == '' then
-  redis.call('EXPIRE', KEYS[4], ttl)
-  return {event}
+if not terminal then
+  return id
 end
 
 redis.call('HSET', run, 'status', status, 'completed', now())
-redis.call('SREM', KEYS[4], id)
-redis.call('ZREM', KEYS[5], id)
-redis.call('LREM', KEYS[6], 0, id)
+redis.call('SREM', KEYS[4], ARGV[15])
+redis.call('ZREM', KEYS[5], ARGV[15])
+redis.call('LREM', KEYS[6], 0, ARGV[15])
 redis.call('EXPIRE', KEYS[7], ttl)
-return {event, oldest(KEYS[6], run, id) or ''}
+return {id, oldest(KEYS[6], run, ARGV[15]) or ''}

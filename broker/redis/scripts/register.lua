@@ -1,4 +1,4 @@
--- include: append
+-- include: append thread
 -- Register a run: once per message id, with its place on the thread, its deadline and the echo.
 --
 -- KEYS  1 run  2 message  3 log  4 live  5 open runs of the channel  6 leases  7 open runs of the thread
@@ -6,9 +6,10 @@
 --       3 on_busy: queue | reject | interrupt | parallel
 --       4 ms until the sweeper first looks at it (a tenth of the queue time-out: by then its queue
 --         entry may have been lost; or the lease, of a run that is claimed at once)
---       5 ttl in seconds    6 log length    7 header words "<owner> <thread> <run>"
---       8 echo body, "" for none            9 worker that claims it at once, "" for none
---       10… field, value pairs of the run's hash
+--       5 ttl in seconds with a tenth on top          6 log length
+--       7 header words "<owner> <thread> <run>"       8 echo body, "" for none
+--       9 worker that claims it at once, "" for none  10 random step of the echo's id, 1 or more
+--       11… field, value pairs of the run's hash
 -- Reply {"NEW", "1" to enqueue | "0" held behind the thread's open run, open run ids…}
 --       {"DUPLICATE", run id that the message began}
 -- Error THREAD_BUSY  RUN_EXISTS
@@ -49,7 +50,7 @@ end
 
 local at = now()
 local held = #busy > 0
-redis.call('HSET', run, unpack(ARGV, 10))
+redis.call('HSET', run, unpack(ARGV, 11))
 redis.call('HSET', run, 'head', ARGV[7], 'state', 'queued', 'seq', 0, 'attempt', 0, 'fence', 0,
   'created', at, 'on_busy', on_busy)
 if held then
@@ -71,7 +72,8 @@ if on_busy ~= 'parallel' then
   redis.call('EXPIRE', thread, ttl)
 end
 if ARGV[8] ~= '' then
-  append(KEYS[3], KEYS[4], ARGV[7] .. ' 0 user_message', ARGV[8], ARGV[6], ttl)
+  append(KEYS[3], KEYS[4], ARGV[7], '0 user_message\n' .. ARGV[8], ARGV[10], ARGV[6], ttl)
+  redis.call('EXPIRE', KEYS[3], ttl)
 end
 local reply = {'NEW', held and '0' or '1'}
 for _, other in ipairs(busy) do

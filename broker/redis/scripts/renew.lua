@@ -2,7 +2,7 @@
 -- Renew a worker's lease on a run. A run that is to stop is not renewed beyond its stop deadline.
 --
 -- KEYS  1 run  2 leases  3 log  4 text
--- ARGV  1 run id  2 fence  3 lease in ms  4 ttl in seconds
+-- ARGV  1 run id  2 fence  3 lease in ms  4 ttl in seconds with a tenth on top
 -- Reply "OK" | "STOP" (go on and end it) | "FENCED" (somebody else's now) | "GONE" (ended or expired)
 
 local stored = redis.call('HMGET', KEYS[1], 'fence', 'state', 'stop')
