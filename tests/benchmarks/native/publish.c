@@ -2,9 +2,10 @@
  *
  *   publish PORT FILE MARKER RATE BURST WINDOW [FIRST COUNT]
  *
- * FILE holds commands in Redis' own form, each behind its 32-bit little-endian length. Where MARKER and
+ * FILE holds commands in Redis' own form, each behind its 32-bit little-endian length. Wherever MARKER and
  * 19 digits occur in one, the digits are replaced by CLOCK_REALTIME's nanoseconds at its sending. RATE
  * commands a second leave in bursts of BURST; RATE 0 sends whenever fewer than WINDOW are unanswered.
+ * WINDOW 0: the server answers nothing that has to be counted (NATS' PUB), so RATE must be given.
  * FIRST and COUNT choose a part of the file. Standard output, at the end: one JSON object. Error
  * replies are counted and the first is quoted; any makes the exit status 1.
  */
@@ -30,7 +31,7 @@ enum { DIGITS = 19, OUT_BYTES = 1 << 20, IN_BYTES = 1 << 18 };
 static char out[OUT_BYTES], in[IN_BYTES], error[256];
 static size_t out_held, in_held;
 static uint64_t replies, errors;
-static int fd;
+static int fd, silent;
 
 static int64_t now(clockid_t clock) {
     struct timespec at;
@@ -61,7 +62,7 @@ static size_t reply(const char *at, const char *stop, int outermost) {
 static void hear(void) {
     ssize_t got = read(fd, in + in_held, sizeof in - in_held);
     if (got == 0 || (got < 0 && errno != EAGAIN)) { fprintf(stderr, "Redis is gone\n"); exit(1); }
-    if (got < 0) return;
+    if (got < 0 || silent) return;
     in_held += (size_t)got;
     size_t used = 0, one;
     while (used < in_held && (one = reply(in + used, in + in_held, 1))) used += one, replies++;
@@ -88,6 +89,7 @@ int main(int words, char **word) {
     size_t marker_length = strlen(marker);
     double rate = atof(word[4]);
     uint64_t burst = strtoull(word[5], NULL, 10), window = strtoull(word[6], NULL, 10);
+    silent = window == 0;
     uint64_t first = words > 8 ? strtoull(word[7], NULL, 10) : 0;
     uint64_t most = words > 8 ? strtoull(word[8], NULL, 10) : UINT64_MAX, sent = 0;
     int file = open(word[2], O_RDONLY);
@@ -121,14 +123,17 @@ int main(int words, char **word) {
             if (out_held + length > sizeof out) flush();
             char *copy = out + out_held;
             memcpy(copy, at + 4, length);
-            char *found = memmem(copy, length, marker, marker_length), digits[32];
-            if (found && found + marker_length + DIGITS <= copy + length) {
+            char *found = copy, *end = copy + length, digits[32];
+            while ((found = memmem(found, (size_t)(end - found), marker, marker_length))) {
+                found += marker_length;
+                if (found + DIGITS > end) break;
                 snprintf(digits, sizeof digits, "%019lld", (long long)now(CLOCK_REALTIME));
-                memcpy(found + marker_length, digits, DIGITS);
+                memcpy(found, digits, DIGITS);
             }
             out_held += length, at += 4 + length;
         }
         flush();
+        if (silent) replies = sent;
     }
     int64_t all_sent = now(CLOCK_MONOTONIC);
     while (replies < sent && now(CLOCK_MONOTONIC) - all_sent < 30000000000LL) {

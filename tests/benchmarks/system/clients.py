@@ -59,6 +59,13 @@ class Report:
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]
 
+    def require(self, count: int, *, system: str) -> None:
+        """RuntimeError unless exactly ``count`` events came, each channel's in order and once."""
+        wrong = {name: self[name] for name in ("gaps", "repeats", "gone", "refused") if self[name]}
+        if self["received"] != count or wrong:
+            told = f"{self['received']} of {count} events came; {wrong or 'nothing else wrong'}"
+            raise RuntimeError(f"{system}: {told} {self['refusal']}")
+
     @property
     def latency_ns(self) -> Histogram:
         return Histogram(map(tuple, self.fields["latency_ns"]))

@@ -1,13 +1,14 @@
 """Connecting: what one connect costs, and what a stream of connects does to the others' events."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 from redis import Redis
 
 from tests.benchmarks.system.clients import Opening
 from tests.benchmarks.system.feed import Pace
-from tests.benchmarks.system.systems import System, running, users
+from tests.benchmarks.system.measuring import Found, Scenario, warm_up
+from tests.benchmarks.system.systems import Floor, PlainAiohttp, Runcast, System, running, users
 from tests.support.servers import wait_until
 
 
@@ -20,14 +21,14 @@ class Sizes:
     seconds: float = 5.0
 
 
-def measure(kind: type[System], sizes: Sizes) -> dict[str, Any]:
+def measure(kind: type[System], sizes: Sizes) -> Found:
     """CPU of the process per connect, the first frame received: ``known`` and ``new`` tokens.
 
     For ``known`` ones the same clients have been there before, and their channels have been let go.
     Systems without tokens have one figure.
     """
     names = users(sizes.connects)
-    found: dict[str, Any] = {"connects": sizes.connects}
+    found: Found = {"connects": sizes.connects}
     with running(kind) as system, system.clients() as clients:
         openings: list[Opening] = []
         for name in ("warm", "new", "known"):
@@ -40,11 +41,11 @@ def measure(kind: type[System], sizes: Sizes) -> dict[str, Any]:
             found[f"{name}_redis_ms"] = redis_meter.used_ns() / len(names) / 1e6
             found[f"{name}_p99_ms"] = report.connect_ns.quantile(0.99) / 1e6
             clients.close(0, clients.opened)
-            _let_go(system)
+            let_go(system)
     return found
 
 
-def _let_go(system: System) -> None:
+def let_go(system: System) -> None:
     """Until nobody is subscribed any more, so that each connect subscribes anew."""
     with Redis(port=system.redis.port) as redis:
         wait_until(
@@ -53,25 +54,25 @@ def _let_go(system: System) -> None:
         )
 
 
-def disturbance(kind: type[System], sizes: Sizes) -> dict[str, Any]:
+def disturbance(kind: type[System], sizes: Sizes) -> Found:
     """The others' p99 with a stream of connects, and without."""
     names = users(sizes.users)
     pace = Pace(rate=sizes.events_per_second)
     count = int(sizes.events_per_second * sizes.seconds)
     newcomers = int(sizes.connects_per_second * sizes.seconds)
-    found: dict[str, Any] = {}
+    found: Found = {}
     with running(kind) as system, system.clients() as clients:
         feed = system.feed(names, 3 * count)
         openings = [system.opening(name) for name in names]
         clients.load(openings)
         clients.load(system.opening(f"newcomer-{index}") for index in range(newcomers))
         clients.open(len(names))
-        feed.send(system.redis.port, count, pace)
+        warm_up(clients, feed, pace, count)
         for label in ("quiet", "connecting"):
             clients.mark()
             if label == "connecting":
                 clients.begin(newcomers, rate=sizes.connects_per_second)
-            sending = feed.start(system.redis.port, count, pace)
+            sending = feed.start(count, pace)
             report = clients.received(count, seconds=3 * sizes.seconds + 10)
             sending.finished()
             if report["received"] != count or report["gaps"] or report["refused"]:
@@ -81,3 +82,17 @@ def disturbance(kind: type[System], sizes: Sizes) -> dict[str, Any]:
             for share, name in ((0.5, "p50"), (0.99, "p99"), (0.999, "p999")):
                 found[f"{label}_{name}_ms"] = report.latency_ns.quantile(share) / 1e6
     return found
+
+
+def run(quick: bool) -> dict[str, Found]:
+    """Runcast against the floor, and a plain aiohttp for the disturbance."""
+    sizes = Sizes(connects=500, seconds=1.0) if quick else Sizes()
+    found = {kind.name: measure(kind, sizes) for kind in (Floor, Runcast)}
+    for kind in (Floor, Runcast, PlainAiohttp):
+        found.setdefault(kind.name, {}).update(disturbance(kind, sizes))
+    return found
+
+
+SCENARIO: Final = Scenario(
+    name="connect", what="CPU of a connect, and what connects do to the others", run=run
+)

@@ -1,17 +1,28 @@
 """Delivery: 1,000 users with a socket each, 300-byte events to single users."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from tests.benchmarks.system.feed import Pace
-from tests.benchmarks.system.systems import System, running, users
+from tests.benchmarks.system.measuring import Found, Scenario, deliver, warm_up
+from tests.benchmarks.system.peers import JetStream, NotInstalled, SocketIO
+from tests.benchmarks.system.systems import (
+    Floor,
+    HiredisForwarder,
+    JoiningFloor,
+    PlainAiohttp,
+    Runcast,
+    System,
+    running,
+    users,
+)
 
 BULK: Final = Pace(rate=5000, burst=500)
 """Events in batches, as when many runs speak at once: what a process can do at its best."""
-EVEN: Final = (2000, 5000)
+EVEN: Final = {"2000": Pace(rate=2000), "5000": Pace(rate=5000)}
 """Events a second, one by one: each of them wakes every process on its way."""
-WARM_UP: Final = 0.5
-"""Seconds of events before the measurement."""
+WARM_UP_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,44 +31,40 @@ class Sizes:
     seconds: float = 5.0
 
 
-def measure(kind: type[System], paces: dict[str, Pace], sizes: Sizes) -> dict[str, Any]:
+def measure(kind: type[System], paces: Mapping[str, Pace], sizes: Sizes) -> Found:
     """One system at every pace: CPU per event of each process, and latencies."""
     names = users(sizes.users)
-    found: dict[str, Any] = {}
+    found: Found = {}
     with running(kind) as system, system.clients() as clients:
-        total = sum(
-            int(pace.rate * WARM_UP) + int(pace.rate * sizes.seconds) for pace in paces.values()
-        )
-        feed = system.feed(names, total)
+        parts = {
+            label: (int(pace.rate * WARM_UP_SECONDS), int(pace.rate * sizes.seconds))
+            for label, pace in paces.items()
+        }
+        feed = system.feed(names, sum(map(sum, parts.values())))
         clients.load(system.opening(name) for name in names)
         clients.open(len(names))
         for label, pace in paces.items():
-            clients.mark()
-            warm = int(pace.rate * WARM_UP)
-            feed.send(system.redis.port, warm, pace)
-            clients.received(warm, seconds=10)
-            found[label] = _one(system, clients, feed, pace, int(pace.rate * sizes.seconds))
+            warm, count = parts[label]
+            warm_up(clients, feed, pace, warm)
+            found[label], report = deliver(system, clients, feed, pace, count)
+            found[label]["latency_ns"] = report.latency_ns.pairs
     return found
 
 
-def _one(system: System, clients: Any, feed: Any, pace: Pace, count: int) -> dict[str, Any]:
-    clients.mark()
-    gateway, redis = system.meter(), system.redis_meter()
-    sending = feed.start(system.redis.port, count, pace)
-    report = clients.received(count, seconds=count / pace.rate * 3 + 10)
-    used, redis_used = gateway.used_ns(), redis.used_ns()
-    sent = sending.finished()
-    if report["received"] != count or report["gaps"] or report["repeats"]:
-        raise RuntimeError(f"{system.name}: {count} events, and the clients had {report.fields}")
-    latency = report.latency_ns
-    return {
-        "events": count,
-        "delivering_us": used / count / 1000,
-        "redis_us": redis_used / count / 1000,
-        "p50_ms": latency.quantile(0.5) / 1e6,
-        "p99_ms": latency.quantile(0.99) / 1e6,
-        "p999_ms": latency.quantile(0.999) / 1e6,
-        "latency_ns": latency.pairs,
-        "events_per_read": count / max(1, report["reads"]),
-        "publisher_late_ms": sent["latest"] * 1000,
-    }
+def run(quick: bool) -> dict[str, Found]:
+    """Every system in bulk; the ones to be compared by latency evenly, too."""
+    sizes = Sizes(seconds=1.0) if quick else Sizes()
+    found = {}
+    for kind in (Floor, Runcast, PlainAiohttp):
+        found[kind.name] = measure(kind, {"bulk": BULK, **EVEN}, sizes)
+    for kind in (JoiningFloor, HiredisForwarder, SocketIO, JetStream):
+        try:
+            found[kind.name] = measure(kind, {"bulk": BULK}, sizes)
+        except NotInstalled as error:
+            found[kind.name] = {"missing": str(error)}
+    return found
+
+
+SCENARIO: Final = Scenario(
+    name="delivery", what="CPU and latency of events to single users, against peers", run=run
+)

@@ -29,8 +29,10 @@ class Pace:
 class Feed:
     """A file of packed commands, sent part by part, each command once."""
 
-    def __init__(self, path: Path, commands: Iterable[bytes]) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, commands: Iterable[bytes], *, port: int, replies: bool = True
+    ) -> None:
+        self.path, self.port, self.replies = path, port, replies
         self.total = 0
         self.sent = 0
         with path.open("wb") as file:
@@ -38,22 +40,22 @@ class Feed:
                 file.write(struct.pack("<I", len(command)) + command)
                 self.total += 1
 
-    def start(self, redis_port: int, count: int, pace: Pace) -> "Sending":
+    def start(self, count: int, pace: Pace) -> "Sending":
         """Send the next ``count`` commands in a process of its own."""
         if self.sent + count > self.total:
             raise ValueError(f"{self.total - self.sent} commands are left, not {count}")
         words = [
-            built("publish"), redis_port, self.path, MARKER, pace.rate, pace.burst, pace.window,
-            self.sent, count,
+            built("publish"), self.port, self.path, MARKER, pace.rate, pace.burst,
+            pace.window if self.replies else 0, self.sent, count,
         ]  # fmt: skip
         self.sent += count
         return Sending(
             subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True)
         )
 
-    def send(self, redis_port: int, count: int, pace: Pace) -> dict[str, Any]:
+    def send(self, count: int, pace: Pace) -> dict[str, Any]:
         """The same, to the end."""
-        return self.start(redis_port, count, pace).finished()
+        return self.start(count, pace).finished()
 
 
 class Sending:

@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
+from tests.benchmarks.system.measuring import Found, Scenario
+from tests.benchmarks.system.peers import JetStream, NotInstalled, SocketIO
 from tests.benchmarks.system.processes import resident_bytes
-from tests.benchmarks.system.systems import System, running, users
+from tests.benchmarks.system.systems import Floor, PlainAiohttp, Runcast, System, running, users
 
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS: Final = 2.0
 """A process gives memory back some time after the last handshake."""
 
 
@@ -16,7 +18,7 @@ class Sizes:
     connections: int = 10_000
 
 
-def measure(kind: type[System], sizes: Sizes) -> dict[str, Any]:
+def measure(kind: type[System], sizes: Sizes) -> Found:
     """Bytes per connection: the process with them, less the process after its first hundred."""
     first = 100
     names = users(sizes.connections + first)
@@ -35,3 +37,18 @@ def measure(kind: type[System], sizes: Sizes) -> dict[str, Any]:
         "bytes_each": (after - before) / sizes.connections,
         "process_bytes": after,
     }
+
+
+def run(quick: bool) -> dict[str, Found]:
+    """Every system with as many connections; those that stay out say why."""
+    sizes = Sizes(connections=2000) if quick else Sizes()
+    found: dict[str, Found] = {}
+    for kind in (Floor, Runcast, PlainAiohttp, SocketIO, JetStream):
+        try:
+            found[kind.name] = measure(kind, sizes)
+        except NotInstalled as error:
+            found[kind.name] = {"missing": str(error)}
+    return found
+
+
+SCENARIO: Final = Scenario(name="idle", what="memory of an idle connection", run=run)

@@ -61,9 +61,12 @@ class System(ABC):
 
     name: ClassVar[str]
     dialect: ClassVar[Dialect]
+    replies: ClassVar[bool] = True
+    """Whether each command of the feed is answered."""
     folder: Path
     redis: RedisServer
     port: int = 0
+    feed_port: int = 0
     process: Process | None = None
     settings: dict[str, str] = field(default_factory=dict)
 
@@ -86,8 +89,10 @@ class System(ABC):
 
     def feed(self, users: Sequence[str], count: int, *, size: int = EVENT_BYTES) -> Feed:
         """The commands, packed into a file."""
-        path = self.folder / f"feed-{self.name}-{len(list(self.folder.glob('feed-*')))}"
-        return Feed(path, self.commands(users, count, size=size))
+        path = self.folder / f"feed-{len(list(self.folder.glob('feed-*')))}"
+        commands = self.commands(users, count, size=size)
+        port = self.feed_port or self.redis.port
+        return Feed(path, commands, port=port, replies=self.replies)
 
     def meter(self) -> Meter:
         return Meter(self.pids)
