@@ -136,6 +136,9 @@ int main(int words, char **word) {
         if (silent) replies = sent;
     }
     int64_t all_sent = now(CLOCK_MONOTONIC);
+    /* Closing with unread bytes would reset the connection, and the server would lose what it has not
+     * read yet: it closes first. */
+    if (silent) for (shutdown(fd, SHUT_WR), fcntl(fd, F_SETFL, 0); read(fd, in, sizeof in) > 0;) continue;
     while (replies < sent && now(CLOCK_MONOTONIC) - all_sent < 30000000000LL) {
         struct pollfd both = {.fd = fd, .events = POLLIN};
         if (poll(&both, 1, 100) > 0) hear();

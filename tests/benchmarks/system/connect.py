@@ -84,7 +84,7 @@ def disturbance(kind: type[System], sizes: Sizes) -> Found:
     return found
 
 
-def run(quick: bool) -> dict[str, Found]:
+def run(*, quick: bool) -> dict[str, Found]:
     """Runcast against the floor, and a plain aiohttp for the disturbance."""
     sizes = Sizes(connects=500, seconds=1.0) if quick else Sizes()
     found = {kind.name: measure(kind, sizes) for kind in (Floor, Runcast)}

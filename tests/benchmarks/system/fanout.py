@@ -26,13 +26,11 @@ def measure(kind: type[System], sizes: Sizes) -> Found:
         clients.load([system.opening(name)] * sizes.sockets)
         clients.open(sizes.sockets)
         warm_up(clients, feed, BURSTS, warm, sockets_each=sizes.sockets)
-        found, _ = deliver(
-            system, clients, feed, BURSTS, sizes.events, sockets_each=sizes.sockets
-        )
+        found, _ = deliver(system, clients, feed, BURSTS, sizes.events, sockets_each=sizes.sockets)
     return found
 
 
-def run(quick: bool) -> dict[str, Found]:
+def run(*, quick: bool) -> dict[str, Found]:
     """Runcast against both floors."""
     sizes = Sizes(events=100) if quick else Sizes()
     return {kind.name: measure(kind, sizes) for kind in (JoiningFloor, Floor, Runcast)}

@@ -1,8 +1,8 @@
 """What scenarios share: how one is described, and events sent and received under the meters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tests.benchmarks.system.clients import Clients, Report
 from tests.benchmarks.system.feed import Feed, Pace
@@ -11,13 +11,19 @@ from tests.benchmarks.system.systems import System
 Found = dict[str, Any]
 
 
+class Measure(Protocol):
+    """``quick``: at sizes that only show that it works."""
+
+    def __call__(self, *, quick: bool) -> Mapping[str, Found]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """``run(quick)`` answers system → figures, JSON all the way down."""
+    """``run`` answers system → figures, JSON all the way down."""
 
     name: str
     what: str
-    run: Callable[[bool], Mapping[str, Found]]
+    run: Measure
 
 
 def deliver(

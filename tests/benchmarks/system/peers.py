@@ -1,4 +1,4 @@
-"""Peers that are installed on demand, into the virtual environment: Socket.IO and NATS JetStream."""
+"""Peers that are installed on demand, beside the virtual environment's own: see NotInstalled."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tests.benchmarks.system.clients import Dialect, Opening, upgrade
 from tests.benchmarks.system.native import CACHE
-from tests.benchmarks.system.runs import body, packed
+from tests.benchmarks.system.runs import packed
 from tests.benchmarks.system.systems import PEERS, System
 from tests.support.servers import free_port, spawn, wait_until
 
@@ -44,9 +44,7 @@ class SocketIO(System):
         return Opening(asked.first, masked_40)
 
     def commands(self, users: Sequence[str], count: int, *, size: int) -> Iterator[bytes]:
-        for index in range(count):
-            event = body(1 + index // len(users), size=size, epoch_ms=0)
-            room = users[index % len(users)]
+        for room, event in self.events(users, count, size=size):
             told = {
                 "opts": {"rooms": [room], "except": [], "flags": {}},
                 "packet": {"type": 2, "data": ["event", json.loads(event)], "nsp": "/"},
@@ -103,9 +101,8 @@ class JetStream(System):
         )
 
     def commands(self, users: Sequence[str], count: int, *, size: int) -> Iterator[bytes]:
-        for index in range(count):
-            event = body(1 + index // len(users), size=size, epoch_ms=0)
-            yield f"PUB to.{users[index % len(users)]} {len(event)}\r\n".encode() + event + b"\r\n"
+        for user, event in self.events(users, count, size=size):
+            yield f"PUB to.{user} {len(event)}\r\n".encode() + event + b"\r\n"
 
 
 def _request(subject: str, reply: str, asked: dict[str, Any]) -> bytes:

@@ -2,8 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 _CPU_CLOCK = 2
@@ -42,19 +41,6 @@ class Meter:
     def used_ns(self) -> int:
         """Since the meter was made."""
         return sum(cpu_ns(pid) - self._began[pid] for pid in self.pids)
-
-
-@contextmanager
-def many_files() -> Iterator[None]:
-    """As many open files as the system lets this process and its children have."""
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def cores() -> int:

@@ -88,7 +88,7 @@ def _commands(system: Runcast) -> int:
     return processed
 
 
-def run(quick: bool) -> dict[str, Found]:
+def run(*, quick: bool) -> dict[str, Found]:
     """Runcast only: the floor cannot resume."""
     sizes = Sizes(clients=500, seconds=0.5) if quick else Sizes()
     return {Runcast.name: measure(sizes)}

@@ -41,12 +41,12 @@ class _Recorder:
 
     async def run_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         self.packed = packed("EVALSHA", script.digest, len(keys), *keys, *args)
-        return [b"0-0"]
+        return 0 if script.name == "delta" else [b"0-0"]
 
 
 def packed(*words: Any) -> bytes:
     """One command in Redis' own form."""
-    command: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # see broker.redis
+    command: bytes = hiredis.pack_command(words)
     return command
 
 
@@ -117,6 +117,18 @@ class Runs:
         """The next event of the user's run."""
         self._record(self._recording.publish(self.claims[user], self.publication(user, size=size)))
         return self.recorder.packed
+
+    def deltas(self, users: Sequence[str], count: int) -> Iterator[bytes]:
+        """``count`` pieces of streamed text, user after user."""
+        offsets = dict.fromkeys(users, 0)
+        for index in range(count):
+            user = users[index % len(users)]
+            self.numbers[user] += 1
+            text = f"{MARKER}{ZERO}.{self.numbers[user]} "
+            verb = self._recording.publish_delta(self.claims[user], offset=offsets[user], text=text)
+            offsets[user] += len(text)
+            self._record(verb)
+            yield self.recorder.packed
 
     def publication(self, user: str, *, size: int = EVENT_BYTES) -> Publication:
         """The next event of the user's run, for a caller that publishes it itself, and once."""

@@ -65,7 +65,7 @@ def _calls(port: int) -> dict[str, int]:
     return {name.removeprefix("cmdstat_"): fields["calls"] for name, fields in stats.items()}
 
 
-def run(quick: bool) -> dict[str, Found]:
+def run(*, quick: bool) -> dict[str, Found]:
     """The script against its bare parts."""
     return measure(Sizes(events=20_000) if quick else Sizes())
 

@@ -1,7 +1,8 @@
-"""What is measured: each system as a process of its own, with its clients' openings and its feed."""
+"""What is measured: each system as a process of its own, how to connect to it and to feed it."""
 
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +16,7 @@ from tests.benchmarks.system.feed import Feed
 from tests.benchmarks.system.native import built
 from tests.benchmarks.system.processes import Meter, family
 from tests.benchmarks.system.runs import EVENT_BYTES, Runs, body, opened_runs, packed
-from tests.support.servers import Process, free_port, is_ready, spawn, token, wait_until
-from tests.support.servers import SECRET as SECRET
+from tests.support.servers import SECRET, Process, free_port, is_ready, spawn, token, wait_until
 
 PEERS: Final = Path(__file__).parents[1] / "peers"
 UPGRADED: Final = "\r\n\r\n"
@@ -69,6 +69,7 @@ class System(ABC):
     feed_port: int = 0
     process: Process | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    numbers: Counter[str] = field(default_factory=Counter)
 
     @abstractmethod
     def start(self) -> None:
@@ -81,6 +82,13 @@ class System(ABC):
     @abstractmethod
     def commands(self, users: Sequence[str], count: int, *, size: int) -> Iterator[bytes]:
         """Events to the users in turn, as what is sent to Redis."""
+
+    def events(self, users: Sequence[str], count: int, *, size: int) -> Iterator[tuple[str, bytes]]:
+        """User and event, user after user; each user's events are numbered from 1."""
+        for index in range(count):
+            user = users[index % len(users)]
+            self.numbers[user] += 1
+            yield user, body(self.numbers[user], size=size, epoch_ms=0)
 
     @property
     def pids(self) -> list[int]:
@@ -133,10 +141,8 @@ class _Forwarder(System):
         return upgrade(f"/ws/{user}")
 
     def commands(self, users: Sequence[str], count: int, *, size: int) -> Iterator[bytes]:
-        for index in range(count):
-            user = users[index % len(users)]
-            text = body(1 + index // len(users), size=size, epoch_ms=0)
-            yield packed("PUBLISH", user, text)
+        for user, event in self.events(users, count, size=size):
+            yield packed("PUBLISH", user, event)
 
 
 class Floor(_Forwarder):
