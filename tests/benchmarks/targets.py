@@ -175,6 +175,13 @@ def _growth(by: str) -> Callable[[Scenarios], Verdict]:
     return judge
 
 
+def _crowded(scenarios: Scenarios) -> Verdict:
+    found = scenarios["growth"][OURS]["connections"]
+    sizes = sorted(found, key=int)
+    first, last = (found[size]["connect_ms"] for size in (sizes[0], sizes[-1]))
+    return Verdict(f"{first:.2f} → {last:.2f} ms = {last / first:.1f} ×", last <= 1.5 * first)
+
+
 TARGETS: Final[Sequence[Target]] = (
     Target(
         scenario="delivery",
@@ -277,6 +284,12 @@ TARGETS: Final[Sequence[Target]] = (
         what="growth: cost per delivery, 1,000 → 15,000 connections",
         reach="≤ 1.2 ×",
         judge=_growth("connections"),
+    ),
+    Target(
+        scenario="growth",
+        what="growth: CPU of a connect, 1,000 → 15,000 connections",
+        reach="≤ 1.5 ×",
+        judge=_crowded,
     ),
     Target(
         scenario="growth",

@@ -40,7 +40,7 @@ def measure(kind: type[System], sizes: Sizes) -> Found:
             found[f"{name}_ms"] = meter.used_ns() / len(names) / 1e6
             found[f"{name}_redis_ms"] = redis_meter.used_ns() / len(names) / 1e6
             found[f"{name}_p99_ms"] = report.connect_ns.quantile(0.99) / 1e6
-            clients.close(0, clients.opened)
+            clients.close(clients.closed, len(names))
             let_go(system)
     return found
 
@@ -67,7 +67,7 @@ def disturbance(kind: type[System], sizes: Sizes) -> Found:
         clients.load(openings)
         clients.load(system.opening(f"newcomer-{index}") for index in range(newcomers))
         clients.open(len(names))
-        warm_up(clients, feed, pace, count)
+        warm_up(system, clients, feed, pace, count)
         for label in ("quiet", "connecting"):
             clients.mark()
             if label == "connecting":

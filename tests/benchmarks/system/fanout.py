@@ -25,7 +25,7 @@ def measure(kind: type[System], sizes: Sizes) -> Found:
         feed = system.feed([name], warm + sizes.events)
         clients.load([system.opening(name)] * sizes.sockets)
         clients.open(sizes.sockets)
-        warm_up(clients, feed, BURSTS, warm, sockets_each=sizes.sockets)
+        warm_up(system, clients, feed, BURSTS, warm, sockets_each=sizes.sockets)
         found, _ = deliver(system, clients, feed, BURSTS, sizes.events, sockets_each=sizes.sockets)
     return found
 

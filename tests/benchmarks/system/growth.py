@@ -27,7 +27,7 @@ class Sizes:
 def by_connections(kind: type[System], sizes: Sizes) -> Found:
     """Cost per delivery with more and more sockets, the events going round all of them.
 
-    At each size as many go around as at the largest, so that each socket has had one before.
+    Each socket has had an event before. And the cost of a connect among those that are there.
     """
     names = users(sizes.connections[-1])
     count = int(BULK.rate * sizes.seconds)
@@ -36,10 +36,14 @@ def by_connections(kind: type[System], sizes: Sizes) -> Found:
         system.feed(names, 0)  # a run for everybody
         clients.load(system.opening(name) for name in names)
         for connections in sizes.connections:
-            clients.open(connections - clients.opened)
+            newcomers = connections - clients.opened
+            meter = system.meter()
+            clients.open(newcomers)
+            connect_ms = meter.used_ns() / newcomers / 1e6
             feed = system.feed(names[:connections], count + connections)
-            warm_up(clients, feed, SATURATED, connections)
+            warm_up(system, clients, feed, SATURATED, connections)
             found[str(connections)], _ = deliver(system, clients, feed, BULK, count)
+            found[str(connections)]["connect_ms"] = connect_ms
     return found
 
 
@@ -52,13 +56,13 @@ def by_users(sizes: Sizes) -> Found:
         feed = system.feed(names, 2 * (count + len(names)))
         clients.load(system.opening(name) for name in names)
         clients.open(len(names))
-        warm_up(clients, feed, BULK, len(names))
+        warm_up(system, clients, feed, BULK, len(names))
         before, _ = deliver(system, clients, feed, BULK, count)
         used = _memory(system)
         others = [f"other-{index}" for index in range(sizes.users - len(names))]
         asyncio.run(_open(system.redis.url, others))
         used = _memory(system) - used
-        warm_up(clients, feed, BULK, len(names))
+        warm_up(system, clients, feed, BULK, len(names))
         after, _ = deliver(system, clients, feed, BULK, count)
     return {
         "1000": before,
@@ -76,7 +80,7 @@ def by_history(sizes: Sizes) -> Found:
         feed = system.feed(names, 2 * (count + len(names)) + filling)
         clients.load(system.opening(name) for name in names)
         clients.open(len(names))
-        warm_up(clients, feed, BULK, len(names))
+        warm_up(system, clients, feed, BULK, len(names))
         used = _memory(system)
         before, _ = deliver(system, clients, feed, BULK, count)
         clients.close(0, len(names))
@@ -84,7 +88,7 @@ def by_history(sizes: Sizes) -> Found:
         used = _memory(system) - used
         clients.load(system.opening(name) for name in names)
         clients.open(len(names))
-        warm_up(clients, feed, BULK, len(names))
+        warm_up(system, clients, feed, BULK, len(names))
         after, _ = deliver(system, clients, feed, BULK, count)
     return {
         "0": before,

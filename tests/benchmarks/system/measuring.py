@@ -63,9 +63,12 @@ def deliver(
     }, report
 
 
-def warm_up(clients: Clients, feed: Feed, pace: Pace, count: int, *, sockets_each: int = 1) -> None:
+def warm_up(
+    system: System, clients: Clients, feed: Feed, pace: Pace, count: int, *, sockets_each: int = 1
+) -> None:
     """Events before the measurement: caches, and code that runs for the first time."""
     clients.mark()
     sending = feed.start(count, pace)
-    clients.received(count * sockets_each, seconds=10)
+    report = clients.received(count * sockets_each, seconds=30)
     sending.finished()
+    report.require(count * sockets_each, system=f"{system.name}, warming up")

@@ -25,7 +25,7 @@ def measure(kind: type[Runcast], sizes: Sizes) -> Found:
         feed = system.feed(names, warm + sizes.events)
         clients.load(system.opening(name) for name in names)
         clients.open(sizes.users)
-        warm_up(clients, feed, SATURATED, warm)
+        warm_up(system, clients, feed, SATURATED, warm)
         found, _ = deliver(system, clients, feed, SATURATED, sizes.events)
     found["events_per_second"] = sizes.events / found["seconds"]
     found["gateway_cores"] = found["delivering_us"] * found["events_per_second"] / 1e6

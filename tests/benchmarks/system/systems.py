@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Final
 
+from broker.channels import Keys, Owner, Scope
 from broker.embedded import find_server
 from tests.benchmarks.system.clients import Clients, Dialect, Opening, running_clients, upgrade
 from tests.benchmarks.system.feed import Feed
@@ -210,6 +211,20 @@ class Runcast(System):
         if not hasattr(self, "runs"):
             self.runs = opened_runs(self.redis.url, users)
         return self.runs.commands(users, count, size=size)
+
+
+class FedFloor(Runcast):
+    """The floor on Runcast's live channels: what the same messages cost without a gateway."""
+
+    name = "floor, fed by the script"
+    dialect = Floor.dialect
+
+    def start(self) -> None:
+        self._spawn_with_port([built("floor"), self.redis.port])
+
+    def opening(self, user: str) -> Opening:
+        live = Keys().channel(Owner("", user), Scope.USER).live
+        return upgrade(f"/ws/{live.decode()}")
 
 
 class TwoProcesses(Runcast):

@@ -34,7 +34,7 @@ def measure(sizes: Sizes) -> Found:
         feed = Feed(system.folder / "deltas", commands, port=system.redis.port)
         clients.load(system.opening(name) for name in names)
         clients.open(sizes.runs)
-        warm_up(clients, feed, pace, warm)
+        warm_up(system, clients, feed, pace, warm)
         found, _ = deliver(system, clients, feed, pace, count)
     found["tokens_per_second"] = sizes.runs * TOKENS_PER_SECOND
     found["expected_seconds"] = count / pace.rate
