@@ -1,21 +1,25 @@
 """The instruments of the benchmarks: what they count is what happened."""
 
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.system.clients import MARKER, ZERO, Opening
+from tests.benchmarks.system.clients import MARKER, ZERO, Dialect, Opening, running_clients
 from tests.benchmarks.system.feed import Feed, Pace
 from tests.benchmarks.system.runs import packed
 from tests.benchmarks.system.systems import Floor, JoiningFloor, RedisServer, Runcast, System, users
-from tests.support.servers import Redis
+from tests.support.servers import Redis, wait_until
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
     pytest.mark.timeout(60),  # seconds: the programs are compiled, a gateway is started
 ]
+SPOKEN = Dialect(ready="go", frames=False)
 ONE_BY_ONE = Pace(window=1)
 AT_ONCE = Pace(window=1000)
 
@@ -95,20 +99,26 @@ def test_loss_repetition_and_disorder_are_seen(
         report.require(3, system="the floor")
 
 
-def test_an_event_that_two_reads_share_is_counted_once(floor: System) -> None:
-    """Larger than what a socket takes at once, the marker anywhere in it."""
-    channel, count = floor.folder.name, 40
-    commands = [
-        packed("PUBLISH", channel, "y" * (3000 * number) + f"{MARKER}{ZERO}.{number} " + "x" * 50)
-        for number in range(1, count + 1)
-    ]
-    with floor.clients() as clients:
-        clients.load([floor.opening(channel)])
-        clients.open(1)
-        feed = Feed(floor.folder / "large", commands, port=floor.redis.port)
-        feed.send(count, ONE_BY_ONE)
-        report = clients.received(count, seconds=10)
-    report.require(count, system="the floor")
+@pytest.mark.parametrize("cut", [1, 2, 3, 9, 22, 23, 25])
+def test_an_event_that_two_reads_share_is_counted_once(tmp_path: Path, cut: int) -> None:
+    """Cut in the marker, in the time, in the number, or right behind it."""
+    event = f"{MARKER}{time.time_ns()}.15 ".encode()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        running_clients(server.getsockname()[1], SPOKEN, tmp_path) as clients,
+    ):
+        clients.load([Opening(b"hello")])
+        clients.begin(1, rate=1000)
+        with server.accept()[0] as peer:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            assert peer.recv(100) == b"hello"
+            peer.sendall(b"go " + event[:cut])
+            wait_until(lambda: clients.report()["bytes"] == 3 + cut, what="the first part is read")
+            peer.sendall(event[cut:] + b"and on")
+            wait_until(lambda: clients.report()["bytes"] == 9 + len(event), what="the rest is read")
+        report = clients.report()
+    assert (report["received"], report["gaps"], report["repeats"]) == (1, 0, 0)
+    assert 0 < report.latency_ns.quantile(1.0) < 20e9
 
 
 def test_a_refused_connection_is_told_with_the_servers_words(floor: System) -> None:
@@ -126,7 +136,7 @@ def test_a_command_that_redis_refuses_fails_the_feed(floor: System) -> None:
 
 def test_joined_writes_are_fewer(tmp_path: Path, redis: RedisServer) -> None:
     channel, count = tmp_path.name, 100
-    reads = {}
+    writes = {}
     for kind in (Floor, JoiningFloor):
         system = kind(tmp_path / kind.__name__, redis)
         system.folder.mkdir()
@@ -135,11 +145,14 @@ def test_joined_writes_are_fewer(tmp_path: Path, redis: RedisServer) -> None:
             with system.clients() as clients:
                 clients.load([system.opening(channel)])
                 clients.open(1)
-                clients.mark()
                 publishes(system, channel, list(range(1, count + 1))).send(count, AT_ONCE)
-                report = clients.received(count, seconds=10)
+                clients.received(count, seconds=10).require(count, system=system.name)
+            assert system.process is not None
+            assert system.process.end() == 0
+            told = re.search(r"(\d+) writes, 0 dropped", system.process.printed())
         finally:
             system.stop()
-        report.require(count, system=system.name)
-        reads[kind] = report["reads"]
-    assert reads[JoiningFloor] < count / 4
+        assert told is not None
+        writes[kind] = int(told[1])
+    assert writes[Floor] == 1 + count
+    assert writes[JoiningFloor] < count / 4
