@@ -72,7 +72,7 @@ def connections(axes: Axes, scenarios: Scenarios) -> None:
     for system in (FLOOR, OURS):
         found = scenarios["growth"][system]["connections"]
         sizes = sorted(found, key=int)
-        costs = [found[size]["delivering_us"] for size in sizes]
+        costs = [found[size]["net_us"] for size in sizes]
         axes.plot([int(size) for size in sizes], costs, "o-", color=COLOURS[system], label=system)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

@@ -163,9 +163,15 @@ def _growth(by: str) -> Callable[[Scenarios], Verdict]:
     def judge(scenarios: Scenarios) -> Verdict:
         found = scenarios["growth"][OURS][by]
         sizes = sorted((each for each in found if each.isdigit()), key=int)
-        costs = [found[size]["delivering_us"] for size in sizes]
+        name = "net_us" if by == "connections" else "delivering_us"
+        costs = [found[size][name] for size in sizes]
         ratio = costs[-1] / costs[0]
         told = f"{costs[0]:.1f} → {costs[-1]:.1f} µs = {ratio:.2f} ×"
+        if by == "connections":
+            first, last = (100 * found[size]["background_cores"] for size in (sizes[0], sizes[-1]))
+            told += (
+                f"; beside it, heartbeats and looks at logs {first:.0f} → {last:.0f} % of a core"
+            )
         if by == "users":
             told += f"; Redis {found['redis_bytes_per_user'] / KIB:.1f} KB per user"
         if by == "history":

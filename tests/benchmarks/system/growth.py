@@ -1,6 +1,7 @@
 """Growth: does a delivery cost more with more connections, more users, more history?"""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,8 @@ from tests.benchmarks.system.measuring import Found, Scenario, deliver, warm_up
 from tests.benchmarks.system.runs import EVENT_BYTES, connected_runs
 from tests.benchmarks.system.systems import Floor, Runcast, System, running, users
 
+QUIET_SECONDS: Final = 6.0
+"""Three times the look at the log of each channel with an open run."""
 SATURATED: Final = Pace(window=500)
 
 
@@ -27,7 +30,9 @@ class Sizes:
 def by_connections(kind: type[System], sizes: Sizes) -> Found:
     """Cost per delivery with more and more sockets, the events going round all of them.
 
-    Each socket has had an event before. And the cost of a connect among those that are there.
+    Each socket has had an event before. ``net_us`` is without what the connections cost while
+    nothing happens: heartbeats, and looks at the logs of their open runs. And the cost of a
+    connect among those that are there.
     """
     names = users(sizes.connections[-1])
     count = int(BULK.rate * sizes.seconds)
@@ -42,8 +47,16 @@ def by_connections(kind: type[System], sizes: Sizes) -> Found:
             connect_ms = meter.used_ns() / newcomers / 1e6
             feed = system.feed(names[:connections], count + connections)
             warm_up(system, clients, feed, SATURATED, connections)
-            found[str(connections)], _ = deliver(system, clients, feed, BULK, count)
-            found[str(connections)]["connect_ms"] = connect_ms
+            quiet = system.meter()
+            time.sleep(QUIET_SECONDS)
+            background = quiet.used_ns() / 1e9 / QUIET_SECONDS
+            figures, _ = deliver(system, clients, feed, BULK, count)
+            net = figures["delivering_us"] - background * figures["seconds"] / count * 1e6
+            found[str(connections)] = figures | {
+                "connect_ms": connect_ms,
+                "background_cores": background,
+                "net_us": net,
+            }
     return found
 
 
