@@ -168,7 +168,8 @@ def _growth(by: str) -> Callable[[Scenarios], Verdict]:
         ratio = costs[-1] / costs[0]
         told = f"{costs[0]:.1f} → {costs[-1]:.1f} µs = {ratio:.2f} ×"
         if by == "connections":
-            first, last = (100 * found[size]["background_cores"] for size in (sizes[0], sizes[-1]))
+            ends = (sizes[0], sizes[-1])
+            first, last = (100 * found[size]["background_cores"] for size in ends)
             told += (
                 f"; beside it, heartbeats and looks at logs {first:.0f} → {last:.0f} % of a core"
             )

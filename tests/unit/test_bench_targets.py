@@ -113,7 +113,7 @@ BEYOND = [
     ("streamed", ("text", OURS, "redis_cores"), 1.0),
     ("streamed", ("text", OURS, "gateway_cores"), 1.0),
     ("two gateway", ("processes", TWO, "capacity"), 179.0),
-    ("growth: cost per delivery, 1,000 → 15,000", (*GROWTH, "connections", "15000", "net_us"), 12.1),
+    ("growth: cost per delivery, 1,000 → 15", (*GROWTH, "connections", "15000", "net_us"), 12.1),
     ("growth: CPU of a connect", (*GROWTH, "connections", "15000", "connect_ms"), 0.31),
     ("growth: cost per delivery, 1,000 → 100,000", (*GROWTH, "users", *LAST), 12.1),
     ("growth: cost per delivery, 1,000 retained", (*GROWTH, "history", *LAST), 12.1),
