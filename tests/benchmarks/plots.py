@@ -46,6 +46,11 @@ STYLE: Final = {
 Scenarios = Mapping[str, Mapping[str, Any]]
 
 
+def above(axes: Axes) -> None:
+    """The legend where no curve comes."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handlelength=1.5, columnspacing=1)
+
+
 def latency(axes: Axes, scenarios: Scenarios) -> None:
     """From publish to receive, every share of events on a scale of nines."""
     for system in (FLOOR, PLAIN, OURS):
@@ -54,17 +59,17 @@ def latency(axes: Axes, scenarios: Scenarios) -> None:
             beyond = [1 / (1 - share) for share, _ in curve]
             axes.plot(
                 beyond, [ms for _, ms in curve], line, color=COLOURS[system],
-                label=f"{system}, {int(rate):,} events/s",
+                label=f"{system}, {int(rate):,}/s",
             )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks([2, 10, 100, 1000], ["50 %", "90 %", "99 %", "99.9 %"])
     axes.minorticks_off()
     axes.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
-    axes.set_xlabel("share of events that are no later")
+    axes.set_xlabel("share of events that are no later, at so many events a second")
     axes.set_ylabel("ms from publish to receive")
     axes.grid(visible=True)
-    axes.legend()
+    above(axes)
 
 
 def connections(axes: Axes, scenarios: Scenarios) -> None:
@@ -79,7 +84,7 @@ def connections(axes: Axes, scenarios: Scenarios) -> None:
     axes.set_xlabel("connections of the process")
     axes.set_ylabel("µs of CPU per delivery")
     axes.grid(visible=True)
-    axes.legend()
+    above(axes)
 
 
 def peers(axes: Axes, scenarios: Scenarios) -> None:
@@ -100,9 +105,9 @@ def peers(axes: Axes, scenarios: Scenarios) -> None:
     axes.barh(shown, redis, left=own, color=REDIS_COLOUR, alpha=0.6, label="Redis")
     for place, (mine, theirs) in enumerate(zip(own, redis, strict=True)):
         axes.text(mine + theirs + 0.5, place, f"{mine:.1f} + {theirs:.1f}", va="center")
-    axes.margins(x=0.15)
+    axes.set_xlim(right=1.2 * max(map(sum, zip(own, redis, strict=True))))
     axes.set_xlabel("µs of CPU per event, published and delivered")
-    axes.legend(loc="lower right")
+    above(axes)
 
 
 PICTURES: Final[Mapping[str, Callable[[Axes, Scenarios], None]]] = {
