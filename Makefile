@@ -55,8 +55,8 @@ chaos: $(VENV)/.test ## Every fault, with a table of what it cost (ARGS="-m long
 browser: $(VENV)/.browser ## The chat page in a real headless Chromium
 	$(PYTEST) -n 2 tests/browser $(ARGS)
 
-bench: $(VENV)/.test ## Measure this machine; results are printed
-	$(PYTEST) tests/benchmarks $(ARGS)
+bench: $(VENV)/.bench ## Measure this machine against a floor and peers; about ten minutes (ARGS="--quick", ARGS="delivery idle")
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 clean: ## Remove what make made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -74,8 +74,11 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.browser: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[test,browser]' && touch $@ $(VENV)/.test $(VENV)/.run
 
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[bench]' && touch $@ $(VENV)/.test $(VENV)/.run
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.browser $(VENV)/.test $(VENV)/.run
+	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.test $(VENV)/.run
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

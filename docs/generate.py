@@ -9,6 +9,7 @@ changed; ``tests/unit/test_docs.py`` fails while a page is stale.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,8 @@ from typing import Final
 
 DOCS: Final = Path(__file__).resolve().parent
 ROOT: Final = DOCS.parent
+BENCHMARK: Final = ROOT / "tests" / "benchmarks" / "results" / "published.json"
+"""What `make bench ARGS=--publish` stored."""
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
@@ -27,6 +30,7 @@ from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
+from tests.benchmarks import targets  # noqa: E402
 
 NOTHING: Final = "\N{EN DASH}"
 
@@ -181,6 +185,19 @@ def redis_keys() -> str:
     return table(("key", "type", "what"), rows)
 
 
+def performance() -> str:
+    """The published benchmark: on what it was measured, and each target with its figure."""
+    found = json.loads(BENCHMARK.read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    measured = table(("what", "reach", "measured", ""), targets.rows(found["scenarios"]))
+    return (
+        f"{found['date'][:10]}, commit {found['commit']}, {found['cores']} cores of "
+        f"{found['cpu']}, Linux {found['kernel']}, Python {found['python']}, "
+        f"{found['redis_server']}, {versions}.\n"
+        f"\n{measured}"
+    )
+
+
 SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "payloads": payloads,
     "lifecycle": lifecycle,
@@ -191,6 +208,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "close-codes": close_codes,
     "settings": settings,
     "redis-keys": redis_keys,
+    "performance": performance,
 }
 """The name in a page's marker → what stands there."""
 
