@@ -18,17 +18,21 @@ from typing import Final
 from broker.channels import Owner, encode_id
 from broker.cursor import ZERO, Cursor, from_redis
 
+WORDS: Final = 7
+"""Of a header."""
+
 NO_ID: Final = b"-"
 """Stands for the id of a live message that is not in the log."""
 
-_is_id: Final = re.compile(rb"\d{1,20}-\d{1,20}").fullmatch
+is_id: Final = re.compile(rb"\d{1,20}-\d{1,20}").fullmatch
 
 
 class Entry:
     """One event as the gateway sees it: the header's raw words, and ``body``, JSON without id."""
 
-    __slots__ = ("body", "id", "owner", "prev", "run", "seq", "thread", "type")
+    __slots__ = ("body", "header", "id", "owner", "prev", "run", "seq", "thread", "type")
 
+    header: bytes
     id: bytes
     prev: bytes
     owner: bytes
@@ -39,7 +43,7 @@ class Entry:
     body: bytes
 
     def __init__(self, header: bytes, body: bytes) -> None:
-        self.body = body
+        self.header, self.body = header, body
         # fmt: off
         self.id, self.prev, self.owner, self.thread, self.run, self.seq, self.type = \
             header.split(b" ")
@@ -52,7 +56,12 @@ class Entry:
 
     def text(self) -> bytes:
         """The event as clients get it: the body, with its id joined in."""
-        return self.body if self.id == NO_ID else b'{"id":"' + self.id + b'",' + self.body[1:]
+        return self.body if self.id == NO_ID else with_id(self.id, self.body)
+
+
+def with_id(event_id: bytes, body: bytes) -> bytes:
+    """The event as clients get it: the body, with its id joined in."""
+    return b'{"id":"' + event_id + b'",' + body[1:]
 
 
 def from_live(message: bytes) -> Entry:
@@ -61,7 +70,7 @@ def from_live(message: bytes) -> Entry:
     if not newline or not header.isascii():
         raise ValueError("a live message has a header line, in ASCII")
     entry = Entry(header, body)
-    if not _is_id(entry.id) and entry.id != NO_ID:
+    if not is_id(entry.id) and entry.id != NO_ID:
         raise ValueError("an id looks like 1763861234567-0")
     return entry
 
@@ -69,7 +78,7 @@ def from_live(message: bytes) -> Entry:
 def from_log(entry_id: bytes, value: bytes) -> Entry:
     """A log entry's id and its field ``e``."""
     entry = from_live(entry_id + b" " + value)
-    if not _is_id(entry.prev):
+    if not is_id(entry.prev):
         raise ValueError("a log entry is linked to the one before")
     return entry
 

@@ -121,12 +121,8 @@ class Follower:
 
     def hear(self, entry: Entry) -> bool:
         """A live entry. True: it is next, pass it on. False: old, or kept until the log is read."""
-        if self.level and entry.prev == self.raw:  # as _advance does, without the call
-            trail = self._trail
-            trail.append(self.raw)
-            if len(trail) >= _LONGEST:
-                del trail[:TRAIL]
-            self.raw = entry.id
+        if self.level and entry.prev == self.raw:
+            self.advance(entry.id)
             return True
         if entry.cursor <= self.position:
             return False
@@ -139,6 +135,14 @@ class Follower:
             self._heard.clear()
             self._overflowed = True
         return False
+
+    def advance(self, event_id: bytes) -> None:
+        """The event that is linked to the position was passed on."""
+        trail = self._trail
+        trail.append(self.raw)
+        if len(trail) >= _LONGEST:
+            del trail[:TRAIL]
+        self.raw = event_id
 
     def lose_touch(self) -> None:
         """The live channel was interrupted: what comes next must be proven by the log."""
@@ -159,7 +163,7 @@ class Follower:
                 if not self._anywhere:
                     return Page(passed, hole=True)
             self._anywhere = False
-            self._advance(entry)
+            self.advance(entry.id)
             passed.append(entry)
         if end:
             self._join(passed)
@@ -183,12 +187,6 @@ class Follower:
         self._trail.clear()
         self._anywhere = position == ZERO or not linked
 
-    def _advance(self, entry: Entry) -> None:
-        self._trail.append(self.raw)
-        if len(self._trail) >= _LONGEST:
-            del self._trail[:TRAIL]
-        self.raw = entry.id
-
     def _join(self, passed: list[Entry]) -> None:
         """Continue with what was heard while reading; level if nothing is missing in between."""
         if self._overflowed:
@@ -198,7 +196,7 @@ class Follower:
         while self._heard:
             entry = self._heard[0]
             if entry.prev == self.raw:
-                self._advance(entry)
+                self.advance(entry.id)
                 self._anywhere = False
                 passed.append(entry)
             elif entry.cursor > self.position and entry is not self._doubted:

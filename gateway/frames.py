@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from broker.codec import Entry
+from broker.codec import Entry, with_id
 from broker.events import LIFECYCLE, timestamp
 
 FIVE: Final = frozenset(name.encode() for name in LIFECYCLE)
@@ -64,13 +64,12 @@ def legacy_event(entry: Entry) -> bytes:
     )
 
 
-def ws_event(entry: Entry) -> bytes:
-    """An event's text message: its id joined in, framed, in one step."""
-    event_id, body = entry.id, entry.body
+def ws_event(event_id: bytes, body: bytes) -> bytes:
+    """The text message of an event of the log: its id joined in, framed, in one step."""
     size = len(event_id) + len(body) + 8
     if 126 <= size < 65536:  # noqa: PLR2004 - RFC 6455 section 5.2
         return b'%b{"id":"%b",%b' % (_MIDDLE(_TEXT, 126, size), event_id, body[1:])
-    return ws_text(entry.text())
+    return ws_text(with_id(event_id, body))
 
 
 def ws_text(text: bytes) -> bytes:
