@@ -42,6 +42,11 @@ class EventPublisher(Runs):
 
     def __init__(self, client: RedisClient, *, keys: Keys, limits: Limits | None = None) -> None:
         super().__init__(client, keys=keys, limits=limits)
+        self._script_limits = b"%d %d %d" % (
+            self.limits.max_event_bytes,
+            self.limits.history_events,
+            self.limits.kept_seconds,
+        )
         self._publishing: set[asyncio.Task[bytes]] = set()
 
     async def publish(self, claim: Claim, publication: Publication) -> str:
@@ -99,8 +104,7 @@ class EventPublisher(Runs):
     def _command(
         self, claim: Claim, publication: Publication
     ) -> tuple[list[bytes], list[Argument]]:
-        channel, limits = claim.channel, self.limits
-        event_type = publication.event_type.encode()
+        channel = claim.channel
         keys = [
             self.keys.run(claim.partition, claim.run_id),
             channel.log,
@@ -111,11 +115,9 @@ class EventPublisher(Runs):
             claim.head,
             claim.fence,
             publication.seq,
-            event_type + b"\n" + publication.body,
+            publication.event_type.encode() + b"\n" + publication.body,
             random_step(),
-            limits.max_event_bytes + len(event_type) + 1,
-            limits.history_events,
-            limits.kept_seconds,
+            self._script_limits,
         ]
         if publication.changes:
             call_id, tool = publication.call_opened or ("", "")

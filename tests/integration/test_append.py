@@ -20,7 +20,7 @@ async def append(broker: Broker, *channels: Channel, number: int = 1) -> list[by
     steps = [random_step() for _ in channels]
     loop = (
         b"local ids = {} for at = 1, #ARGV / 2 do ids[at] = append(KEYS[2 * at - 1], KEYS[2 * at],"
-        b" ARGV[at], '1 agent_thinking\\n{}', ARGV[#ARGV / 2 + at], 1000, 60) end return ids"
+        b" ARGV[at], 1, 'x\\n{}', ARGV[#ARGV / 2 + at], '9 1000 60', true) end return ids"
     )
     ids: list[bytes] = await broker.client.execute(
         "EVAL", APPEND + loop, len(keys), *keys, *heads, *steps

@@ -26,10 +26,10 @@ async def opened(gateway: Gateway, count: int) -> list[Feed]:
 async def append(broker: Broker, channel: Channel) -> None:
     """One event in the log and on the live channel, as the scripts do it."""
     source = scripts.ALL[0].source.partition(b"local run, message")[0]
-    head = f"{channel.owner.token} t r"
+    head, limits = f"{channel.owner.token} t r", "1024 1000 60"
     await broker.client.execute(
-        "EVAL", source + b"return append(KEYS[1], KEYS[2], ARGV[1], ARGV[2], 1, 1000, 60)",
-        2, channel.log, channel.live, head, "1 agent_thinking\n{}",
+        "EVAL", source + b"return append(KEYS[1], KEYS[2], ARGV[1], 1, ARGV[2], 1, ARGV[3], true)",
+        2, channel.log, channel.live, head, "agent_thinking\n{}", limits,
     )  # fmt: skip
 
 

@@ -8,18 +8,18 @@
 --
 -- KEYS  1 run  2 log  3 live  4 open runs of the channel
 --       5 leases  6 open runs of the thread  7 text; these three with a terminal event only
--- ARGV  1 header words "<owner> <thread> <run>"  2 fence    3 seq    4 "<type>\n<body>"
---       5 random step of the id, 1 or more       6 largest type and body in bytes
---       7 log length    8 ttl in seconds with a tenth on top
+-- ARGV  1 header words "<owner> <thread> <run>"  2 fence  3 seq  4 "<type>\n<body>"
+--       5 random step of the id, 1 or more
+--       6 "<largest body in bytes> <log length> <ttl in seconds with a tenth on top>"
 --       with an event that changes more than seq, also
---       9 state after it       10 letters of the events sent so far  11 call opened  12 its tool
---       13 call closed         14 status ("" unless terminal)        15 run id
+--       7 state after it       8 letters of the events sent so far  9 call opened  10 its tool
+--       11 call closed         12 status ("" unless terminal)       13 run id
 -- Reply id            the event's id; of a seq that is there already, the id it has ("" when trimmed)
 --       {id, run id}  of a new terminal event: the thread's next run, to be released ("" for none)
 -- Error RUN_NOT_FOUND  NOT_OWNER  FENCED  RUN_CLOSED  SEQ_GAP  EVENT_TOO_LARGE  CALL_NOT_OPEN
 
-local run, log, head, seq, event, ttl = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4], ARGV[8]
-local state, opened, closed, status = ARGV[9], ARGV[11], ARGV[13], ARGV[14]
+local run, log, head, seq, event, limits = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4], ARGV[6]
+local state, opened, closed, status = ARGV[7], ARGV[9], ARGV[11], ARGV[12]
 
 local function named()
   return string.match(head, '%S+$')
@@ -39,7 +39,7 @@ local ahead = seq - stored[3]
 if ahead < 1 then
   -- A retry whose first reply was lost, or that no replica confirmed. It writes, so that a WAIT behind
   -- it, on whatever connection, covers the event too. Its entry is looked up by run and seq, newest first.
-  redis.call('EXPIRE', run, ttl)
+  redis.call('EXPIRE', run, string.match(limits, '%d+$'))
   local mark, top = head .. ' ' .. seq .. ' ', '+'
   repeat
     local page = redis.call('XREVRANGE', log, top, '-', 'COUNT', 64)
@@ -59,17 +59,20 @@ end
 if ahead > 1 then
   return redis.error_reply('SEQ_GAP ' .. named() .. ' at ' .. stored[3])
 end
-if #event > tonumber(ARGV[6]) then
-  return redis.error_reply('EVENT_TOO_LARGE ' .. named() .. ' ' .. #event .. ' bytes')
+if #event > 1024 then -- no installation has a lower limit
+  local size = #event - string.find(event, '\n', 1, true)
+  if size > tonumber(string.match(limits, '^%d+')) then
+    return redis.error_reply('EVENT_TOO_LARGE ' .. named() .. ' ' .. size .. ' bytes')
+  end
 end
 if state and closed ~= '' and redis.call('HEXISTS', run, 'call:' .. closed) == 0 then
   return redis.error_reply('CALL_NOT_OPEN ' .. named())
 end
 
 local terminal = state and status ~= ''
-local trim = (terminal or seq % 16 == 0) and ARGV[7]
-local id, second = append(log, KEYS[3], head, seq .. ' ' .. event, ARGV[5], trim, ttl)
+local id, second = append(log, KEYS[3], head, seq, event, ARGV[5], limits, terminal or seq % 16 == 0)
 if terminal or not stored[6] or second - stored[6] >= 0 then
+  local ttl = string.match(limits, '%d+$')
   redis.call('EXPIRE', run, ttl)
   redis.call('EXPIRE', log, ttl)
   redis.call('EXPIRE', KEYS[4], ttl)
@@ -80,9 +83,9 @@ if not state then
   return id
 end
 
-redis.call('HSET', run, 'seq', seq, 'state', state, 'sent', ARGV[10])
+redis.call('HSET', run, 'seq', seq, 'state', state, 'sent', ARGV[8])
 if opened ~= '' then
-  redis.call('HSET', run, 'call:' .. opened, now() .. ' ' .. ARGV[12])
+  redis.call('HSET', run, 'call:' .. opened, now() .. ' ' .. ARGV[10])
 elseif closed ~= '' then
   redis.call('HDEL', run, 'call:' .. closed)
 elseif string.sub(event, 1, 14) == 'agent_started\n' then
@@ -93,8 +96,8 @@ if not terminal then
 end
 
 redis.call('HSET', run, 'status', status, 'completed', now())
-redis.call('SREM', KEYS[4], ARGV[15])
-redis.call('ZREM', KEYS[5], ARGV[15])
-redis.call('LREM', KEYS[6], 0, ARGV[15])
-redis.call('EXPIRE', KEYS[7], ttl)
-return {id, oldest(KEYS[6], run, ARGV[15]) or ''}
+redis.call('SREM', KEYS[4], ARGV[13])
+redis.call('ZREM', KEYS[5], ARGV[13])
+redis.call('LREM', KEYS[6], 0, ARGV[13])
+redis.call('EXPIRE', KEYS[7], string.match(limits, '%d+$'))
+return {id, oldest(KEYS[6], run, ARGV[13]) or ''}

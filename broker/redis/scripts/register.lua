@@ -72,7 +72,8 @@ if on_busy ~= 'parallel' then
   redis.call('EXPIRE', thread, ttl)
 end
 if ARGV[8] ~= '' then
-  append(KEYS[3], KEYS[4], ARGV[7], '0 user_message\n' .. ARGV[8], ARGV[10], ARGV[6], ttl)
+  local limits = '0 ' .. ARGV[6] .. ' ' .. ttl
+  append(KEYS[3], KEYS[4], ARGV[7], 0, 'user_message\n' .. ARGV[8], ARGV[10], limits, true)
   redis.call('EXPIRE', KEYS[3], ttl)
 end
 local reply = {'NEW', held and '0' or '1'}
