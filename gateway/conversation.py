@@ -20,7 +20,7 @@ from broker.events import timestamp
 from gateway import close_codes, session
 from gateway.commands import DEADLINE_SECONDS, Message, new_id
 from gateway.credentials import AuthError
-from gateway.hub import Feed
+from gateway.feed import Feed
 from gateway.resync import Beginning
 from gateway.session import Command, FrameError
 

@@ -22,10 +22,10 @@ from gateway import close_codes, handshake
 from gateway.auth import Identity
 from gateway.commands import DEADLINE_SECONDS
 from gateway.credentials import AuthError, subprotocol_answer, token_from_request
+from gateway.feed import Feed
 from gateway.frames import ws_close
 from gateway.handshake import BadRequest, Opening
 from gateway.http_api import problem
-from gateway.hub import Feed
 from gateway.node import Node
 from gateway.resync import Beginning
 from gateway.session import FrameError
@@ -147,10 +147,10 @@ class Entrance:
             live = admitted.feed.channel.live
             try:
                 if not await self._node.admission.announce(socket.identity, opening, live):
-                    socket.taken_over()
+                    socket.close(close_codes.TAKEN_OVER)
             except BrokerUnavailable:
                 # The former socket was not told, and two may not read one isolated channel.
-                socket.unavailable()
+                socket.close(close_codes.UNAVAILABLE)
 
     async def _open(self, identity: Identity, opening: Opening) -> Admitted:
         node, run_id = self._node, opening.run_id

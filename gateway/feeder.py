@@ -15,7 +15,9 @@ from broker.cursor import Cursor
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.replay import Follower, Page
-from gateway.hub import Feed, Hub, Joining, Member
+from gateway.close_codes import TOO_SLOW, UNAVAILABLE, CloseCode
+from gateway.feed import Feed, Joining, Member
+from gateway.hub import Hub
 from gateway.resync import Beginning, go_on
 
 log = structlog.get_logger(__name__)
@@ -46,14 +48,8 @@ class Socket(Member, Protocol):
     async def drained(self) -> bool:
         """Wait until there is room again; False when the socket is gone."""
 
-    def too_slow(self) -> None:
-        """Close with 4408."""
-
-    def unavailable(self) -> None:
-        """Close with 4503."""
-
-    def taken_over(self) -> None:
-        """Close with 4409."""
+    def close(self, why: CloseCode) -> None:
+        """Close it; what was queued goes out before."""
 
 
 def as_socket(member: Member) -> Socket:
@@ -116,7 +112,7 @@ class Feeder:
         except Exception:
             # A client that is connected and told nothing would wait for ever.
             log.exception("feeding_failed", channel=feed.channel.live.decode())
-            socket.unavailable()
+            socket.close(UNAVAILABLE)
 
     async def _bring_level(
         self,
@@ -181,7 +177,7 @@ class Feeder:
             except TimeoutError:
                 if socket.unsent < unsent:
                     continue  # slow, but it takes what it is given
-                socket.too_slow()
+                socket.close(TOO_SLOW)
                 return False
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:

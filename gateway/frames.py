@@ -64,6 +64,23 @@ def legacy_event(entry: Entry) -> bytes:
     )
 
 
+class Frames:
+    """One event in the shapes that its readers need; ``plain`` is as protocol section 2 says."""
+
+    __slots__ = ("_entry", "_legacy", "plain")
+
+    def __init__(self, entry: Entry, plain: bytes) -> None:
+        self._entry, self.plain = entry, plain
+        self._legacy = b""
+
+    @property
+    def legacy(self) -> bytes:
+        """In the V2 shape."""
+        if not self._legacy:
+            self._legacy = ws_text(legacy_event(self._entry))
+        return self._legacy
+
+
 def ws_event(event_id: bytes, body: bytes) -> bytes:
     """The text message of an event of the log: its id joined in, framed, in one step."""
     size = len(event_id) + len(body) + 8

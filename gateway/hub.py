@@ -10,16 +10,16 @@ names is compared with the connection's own; what does not match is withheld and
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from broker.channels import Channel
 from broker.codec import NO_ID, WORDS, Entry, from_live, is_id
-from broker.cursor import ZERO, Cursor, from_redis
+from broker.cursor import Cursor, from_redis
 from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED, USER_MESSAGE
 from broker.replay import Follower
-from gateway.frames import FIVE, legacy_event, ws_event, ws_text
-from gateway.outbox import Outbox
+from gateway.feed import Feed, Joining, Member
+from gateway.frames import FIVE, Frames, ws_event, ws_text
 
 _DELTA = AGENT_DELTA.encode()
 _STARTED = AGENT_STARTED.encode()
@@ -30,82 +30,6 @@ TAKEN_OVER = b"taken_over"
 """Type of the notice that another socket took an isolated connection up."""
 
 MAX_EARLY_DELTAS = 1024
-
-
-class Member(Protocol):
-    """A socket, as the hub sees it.
-
-    ``thread``: only this thread's events, encoded; None = all. ``whole``: it gets every event of
-    its channels as it is, so none of the three before has to be looked at. ``floors``: of runs
-    whose text was given as a snapshot, up to where; None = of no run.
-    """
-
-    owner: bytes
-    thread: bytes | None
-    lifecycle_only: bool
-    legacy: bool
-    whole: bool
-    outbox: Outbox
-    floors: dict[bytes, int] | None
-
-
-@dataclass(slots=True, eq=False)
-class Joining:
-    """A socket that is being fed from the log until it is level with the channel.
-
-    ``deltas``: those heard while the kept texts are fetched; ``ended``: the runs that ended then.
-    ``starved``: it did not get all of the text, so it has to be fed again. ``waits``: it has all,
-    and the feed is not as far yet.
-    """
-
-    follower: Follower
-    deltas: list[Entry] | None = None
-    starved: bool = False
-    waits: bool = False
-    ended: set[bytes] = field(default_factory=set)
-
-
-@dataclass(slots=True, eq=False)
-class Feed:
-    """One channel that this gateway listens to.
-
-    ``texts``: bytes of streamed text heard of, by open run. ``missed_texts``: deltas heard while
-    the kept text of their run is read. ``seen``: where it was at the last tick of the tail check,
-    and ``quiet_ticks``: for how many it has been there.
-    """
-
-    channel: Channel
-    owner: bytes
-    follower: Follower = field(default_factory=lambda: Follower(ZERO))
-    live: dict[Member, None] = field(default_factory=dict)
-    joining: dict[Member, Joining] = field(default_factory=dict)
-    texts: dict[bytes, int] = field(default_factory=dict)
-    open_runs: dict[bytes, None] = field(default_factory=dict)
-    missed_texts: dict[bytes, list[Entry]] = field(default_factory=dict)
-    seen: bytes = b""
-    quiet_ticks: int = 0
-
-    @property
-    def idle(self) -> bool:
-        """Nobody reads it."""
-        return not self.live and not self.joining
-
-
-class Frames:
-    """One event in the shapes that its readers need; ``plain`` is as protocol section 2 says."""
-
-    __slots__ = ("_entry", "_legacy", "plain")
-
-    def __init__(self, entry: Entry, plain: bytes) -> None:
-        self._entry, self.plain = entry, plain
-        self._legacy = b""
-
-    @property
-    def legacy(self) -> bytes:
-        """In the V2 shape."""
-        if not self._legacy:
-            self._legacy = ws_text(legacy_event(self._entry))
-        return self._legacy
 
 
 class Needs(Protocol):
@@ -164,7 +88,7 @@ class Hub:
         return self._feeds.get(channel.live)
 
     def feeds(self) -> Iterable[Feed]:
-        """All of them, as they are now."""
+        """All of them, now."""
         return list(self._feeds.values())
 
     def feeds_of(self, live: Iterable[bytes]) -> list[Feed]:
@@ -410,9 +334,8 @@ class Hub:
         if member.owner != delta.owner:
             self._withhold(feed, delta)
             return True
-        if member.lifecycle_only or member.legacy:
-            return True
-        if member.thread is not None and member.thread != delta.thread:
+        others = member.thread is not None and member.thread != delta.thread
+        if others or member.lifecycle_only or member.legacy:
             return True
         if member.floors and (floor := member.floors.get(delta.run)) is not None:
             if 0 < int(delta.seq) < floor:

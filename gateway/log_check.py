@@ -15,7 +15,8 @@ from typing import Any, Final, Protocol
 
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
-from gateway.hub import Feed, Hub
+from gateway.feed import Feed
+from gateway.hub import Hub
 
 BATCH: Final = 256
 PAUSE_SECONDS: Final = 0.01

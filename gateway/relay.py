@@ -18,8 +18,10 @@ from broker.cursor import Cursor, from_redis
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.topology import new_subscriber
+from gateway.close_codes import TAKEN_OVER, UNAVAILABLE
+from gateway.feed import Feed, Member
 from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
-from gateway.hub import Feed, Hub, Member
+from gateway.hub import Hub
 from gateway.log_check import LogCheck
 from gateway.resync import Beginning, begin, go_on
 
@@ -167,7 +169,7 @@ class Relay:
     ) -> None:
         """Feed the socket from there on until it is level; ``then`` runs at that moment."""
         if self.hub.feed(feed.channel) is not feed:
-            socket.unavailable()  # it took longer than the linger time: nothing is heard here
+            socket.close(UNAVAILABLE)  # it took longer than the linger time: nothing is heard here
             return
         self._keep(feed.channel)
         self.feeder.join(feed, socket, beginning, then=then)
@@ -269,7 +271,7 @@ class Relay:
         for member in [*feed.live, *feed.joining]:
             socket = as_socket(member)
             if socket.turn < int(by):
-                socket.taken_over()
+                socket.close(TAKEN_OVER)
 
     def unreadable(self, feed: Feed) -> None:
         """Somebody published what is no message of ours; what it was may be secret."""

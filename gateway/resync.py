@@ -10,8 +10,8 @@ from broker.codec import Entry
 from broker.cursor import ZERO, Cursor
 from broker.redis.broker import Broker
 from broker.replay import Follower, judge, judge_connected
+from gateway.feed import Feed
 from gateway.frames import control
-from gateway.hub import Feed
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from broker.errors import BrokerUnavailable
-from gateway.hub import Feed
+from gateway.feed import Feed
 from gateway.relay import Relay
 
 log = structlog.get_logger(__name__)
@@ -25,14 +25,10 @@ IDLE_TICKS: Final = 44
 """In how many ticks each of the channels without an open run has had its turn."""
 
 
-def is_due(feed: Feed) -> bool:
-    """Asked once a tick: quiet for one, and for every second one from then on."""
-    if feed.follower.raw != feed.seen:
-        feed.seen = feed.follower.raw
-        feed.quiet_ticks = 0
-        return False
-    feed.quiet_ticks += 1
-    return feed.quiet_ticks % 2 == 1
+def _is_due(feed: Feed, tick: int) -> bool:
+    if feed.open_runs and feed.is_quiet():
+        return True
+    return hash(feed.channel.live) % IDLE_TICKS == tick
 
 
 class TailCheck:
@@ -47,11 +43,7 @@ class TailCheck:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             tick = (tick + 1) % IDLE_TICKS
-            feeds = [
-                feed
-                for feed in self._relay.hub.feeds()
-                if (feed.open_runs and is_due(feed)) or hash(feed.channel.live) % IDLE_TICKS == tick
-            ]
+            feeds = [feed for feed in self._relay.hub.feeds() if _is_due(feed, tick)]
             try:
                 if feeds and self._relay.subscriber.hearing:
                     await self._relay.check_tails(feeds)

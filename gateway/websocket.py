@@ -24,10 +24,10 @@ from gateway.auth import Identity
 from gateway.close_codes import CloseCode
 from gateway.commands import new_id
 from gateway.conversation import Conversation
+from gateway.feed import Feed
 from gateway.frame_reader import BINARY, CLOSE, PING, TEXT, FrameReader, close_of
 from gateway.frames import control, legacy_control, reply, ws_close, ws_ping, ws_pong, ws_text
 from gateway.handshake import Opening
-from gateway.hub import Feed
 from gateway.outbox import MAX_UNSENT_BYTES, RESUME_BYTES, Outbox
 from gateway.resync import Beginning
 from gateway.session import FrameError, Session
@@ -177,18 +177,6 @@ class WebSocket(asyncio.Protocol):
             await self._room
             self.flush()
         return not self._closing
-
-    def too_slow(self) -> None:
-        """It took nothing for too long."""
-        self.close(close_codes.TOO_SLOW)
-
-    def unavailable(self) -> None:
-        """It cannot be served here and now."""
-        self.close(close_codes.UNAVAILABLE)
-
-    def taken_over(self) -> None:
-        """Another socket took this isolated connection up."""
-        self.close(close_codes.TAKEN_OVER)
 
     # --- opening
 

@@ -20,7 +20,8 @@ from broker.redis.address import Address
 from broker.redis.cluster_map import ClusterMap
 from broker.redis.slots import Server, SlotMap, redirect, slot_of
 from broker.redis.source import Fixed
-from broker.redis.subscriber import SHARDED, Acknowledged, Subscriber
+from broker.redis.subscriber import Acknowledged, Subscriber
+from broker.redis.verbs import SHARDED
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import groupby, islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 
@@ -22,6 +22,7 @@ from broker.redis.connection import RedisConnection, pack
 from broker.redis.server_client import new_delays
 from broker.redis.slots import slot_of
 from broker.redis.source import Source
+from broker.redis.verbs import PLAIN, SHARDED, Verbs
 
 log = structlog.get_logger(__name__)
 
@@ -35,20 +36,6 @@ _ANSWER_SECONDS: Final = 2.0
 """Between looks at the oldest subscription: without an answer at two of them it is half-open."""
 
 Acknowledged = asyncio.Future[None]
-
-
-class Verbs(NamedTuple):
-    """What subscribing is called, and what comes back."""
-
-    subscribe: str
-    unsubscribe: str
-    subscribed: bytes
-    unsubscribed: bytes
-    message: bytes
-
-
-PLAIN: Final = Verbs("SUBSCRIBE", "UNSUBSCRIBE", b"subscribe", b"unsubscribe", b"message")
-SHARDED: Final = Verbs("SSUBSCRIBE", "SUNSUBSCRIBE", b"ssubscribe", b"sunsubscribe", b"smessage")
 
 
 class Subscriber:

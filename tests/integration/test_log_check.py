@@ -10,7 +10,7 @@ from broker.cursor import Cursor
 from broker.redis import scripts
 from broker.redis.broker import Broker
 from gateway.app import Gateway
-from gateway.hub import Feed
+from gateway.feed import Feed
 from tests.support.clients import eventually
 
 CHANNELS = 600

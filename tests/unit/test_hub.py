@@ -20,7 +20,8 @@ from broker.codec import NO_ID, Entry, from_live, from_log
 from broker.cursor import ZERO, Cursor
 from broker.events import encode, encode_delta
 from broker.replay import Follower
-from gateway.hub import MAX_EARLY_DELTAS, TAKEN_OVER, Feed, Hub, Joining, Member
+from gateway.feed import Feed, Joining, Member
+from gateway.hub import MAX_EARLY_DELTAS, TAKEN_OVER, Hub
 from gateway.outbox import MAX_UNSENT_BYTES, Outbox
 
 pytestmark = pytest.mark.timeout(60)  # seconds; a busy machine takes its time over schedules
@@ -158,19 +159,6 @@ def test_a_feed_is_found_by_its_channel_until_it_is_removed() -> None:
     assert (feed.owner, feed.follower.level, feed.idle) == (ALICE, False, True)
     hub.remove(feed)
     assert hub.feed(CHANNEL) is None
-
-
-def test_a_feed_is_idle_when_nobody_is_live_or_joining() -> None:
-    """Only then may its subscription end."""
-    _, feed, _ = opened()
-    seen = [feed.idle]
-    feed.joining[Socket()] = Joining(Follower(ZERO))
-    seen.append(feed.idle)
-    feed.joining.clear()
-    seen.append(feed.idle)
-    feed.live[Socket()] = None
-    seen.append(feed.idle)
-    assert seen == [True, False, True, False]
 
 
 def test_a_channel_that_nobody_listens_to_is_ignored() -> None:

@@ -26,8 +26,8 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 """The modules of the kernel's top level that touch the world, and may."""
 
 PURE_GATEWAY: Final = (
-    "session", "hub", "outbox", "close_codes", "frames", "frame_reader", "handshake", "stats",
-    "position", "sockets", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
+    "session", "hub", "feed", "outbox", "close_codes", "frames", "frame_reader", "handshake",
+    "stats", "position", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
     "bench.report", "bench.verdict", "bench.wire",
 )  # fmt: skip
 IMPURE: Final = frozenset({

@@ -10,6 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from broker.channels import Keys, Owner, Scope
 from broker.events import AGENT_THINKING, encode
+from gateway.feed import Member
 from gateway.hub import Hub, Needs
 from gateway.outbox import Outbox
 
@@ -34,8 +35,9 @@ class Socket:
     thread: bytes | None = None
     lifecycle_only: bool = False
     legacy: bool = False
+    whole: bool = True
     outbox: Outbox = field(default_factory=Outbox)
-    floors: dict[bytes, int] = field(default_factory=dict)
+    floors: dict[bytes, int] | None = None
 
 
 class NoNeeds:
@@ -59,13 +61,14 @@ def bench_deliver(benchmark: BenchmarkFixture, sockets: int) -> None:
     hub = Hub(cast("Needs", NoNeeds()))
     feed = hub.add(CHANNEL)
     feed.follower.level = True
-    members = [Socket() for _ in range(sockets)]
+    members: list[Member] = [Socket() for _ in range(sockets)]
     feed.live.update(dict.fromkeys(members))
     live = messages()
 
     def deliver() -> None:
         hub.on_message(CHANNEL.live, next(live))
-        hub.newest_ms.clear()
+        hub.first_heard = b""
+        hub.dirty.clear()
         for member in members:
             member.outbox.take()
 

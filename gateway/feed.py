@@ -1,0 +1,83 @@
+"""What the hub knows of one channel and of those who read it. Pure.
+
+Ten thousand of each fit into a gateway: what only some of them need is empty, or none, until then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from broker.channels import Channel
+from broker.codec import Entry
+from broker.cursor import ZERO
+from broker.replay import Follower
+from gateway.outbox import Outbox
+
+
+class Member(Protocol):
+    """A socket, as the hub sees it.
+
+    ``thread``: only this thread's events, encoded; None = all. ``whole``: it gets every event of
+    its channels as it is, so none of the three before has to be looked at. ``floors``: of runs
+    whose text was given as a snapshot, up to where; None = of no run.
+    """
+
+    owner: bytes
+    thread: bytes | None
+    lifecycle_only: bool
+    legacy: bool
+    whole: bool
+    outbox: Outbox
+    floors: dict[bytes, int] | None
+
+
+@dataclass(slots=True, eq=False)
+class Joining:
+    """A socket that is being fed from the log until it is level with the channel.
+
+    ``deltas``: those heard while the kept texts are fetched; ``ended``: the runs that ended then.
+    ``starved``: it did not get all of the text, so it has to be fed again. ``waits``: it has all,
+    and the feed is not as far yet.
+    """
+
+    follower: Follower
+    deltas: list[Entry] | None = None
+    starved: bool = False
+    waits: bool = False
+    ended: set[bytes] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """One channel that this gateway listens to.
+
+    ``texts``: bytes of streamed text heard of, by open run. ``missed_texts``: deltas heard while
+    the kept text of their run is read. ``seen``: where it was at the last tick of the tail check,
+    and ``quiet_ticks``: for how many it has been there.
+    """
+
+    channel: Channel
+    owner: bytes
+    follower: Follower = field(default_factory=lambda: Follower(ZERO))
+    live: dict[Member, None] = field(default_factory=dict)
+    joining: dict[Member, Joining] = field(default_factory=dict)
+    texts: dict[bytes, int] = field(default_factory=dict)
+    open_runs: dict[bytes, None] = field(default_factory=dict)
+    missed_texts: dict[bytes, list[Entry]] = field(default_factory=dict)
+    seen: bytes = b""
+    quiet_ticks: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nobody reads it."""
+        return not self.live and not self.joining
+
+    def is_quiet(self) -> bool:
+        """Asked once a tick: for one tick, and for every second one from then on."""
+        if self.follower.raw != self.seen:
+            self.seen = self.follower.raw
+            self.quiet_ticks = 0
+            return False
+        self.quiet_ticks += 1
+        return self.quiet_ticks % 2 == 1
