@@ -334,8 +334,7 @@ class Hub:
         if member.owner != delta.owner:
             self._withhold(feed, delta)
             return True
-        others = member.thread is not None and member.thread != delta.thread
-        if others or member.lifecycle_only or member.legacy:
+        if member.lifecycle_only or member.legacy or member.thread not in (None, delta.thread):
             return True
         if member.floors and (floor := member.floors.get(delta.run)) is not None:
             if 0 < int(delta.seq) < floor:

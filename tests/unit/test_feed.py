@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from broker.channels import Keys, Owner, Scope
 from broker.cursor import ZERO
@@ -21,7 +21,7 @@ def feed() -> Feed:
 
 
 def member() -> Member:
-    return cast("Any", Socket())
+    return cast("Member", Socket())
 
 
 def test_a_feed_is_idle_when_nobody_is_live_or_joining() -> None:
