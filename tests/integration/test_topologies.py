@@ -263,7 +263,9 @@ def source_commands() -> Iterator[tuple[str, str]]:
     """What looks like a command in Python and Lua, with the word after it if that is literal."""
     root = HOW_TO.parents[2]
     python, lua = (
-        re.compile(r"(?<!startswith)\(\s*b?\"([A-Z]{3,})\"(?:, b?\"([A-Z]+)\")?\s*[,)]"),
+        re.compile(
+            r"(?<!startswith)\((?:\s*|[\w.]+, )b?\"([A-Z]{3,})\"(?:, b?\"([A-Z]+)\")?\s*[,)]"
+        ),
         re.compile(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?"),
     )
     for path in (*root.glob("broker/**/*.py"), *root.glob("gateway/**/*.py")):
