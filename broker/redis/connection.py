@@ -48,10 +48,10 @@ class RedisConnection(asyncio.Protocol):
         on_lost: Callable[[str], None],
         on_read_end: Callable[[], None] | None = None,
         *,
-        kind: bytes | None = None,
+        kind: bytes = b"",
         on_message: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
-        self._kind, self._on_message = kind, on_message or _nobody
+        self._kind, self._on_message = kind, on_message
         self._on_reply = on_reply
         self._on_lost = on_lost
         self._on_read_end = on_read_end
@@ -104,14 +104,19 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand every complete reply on."""
-        reader, kind, on_message = self._reader, self._kind, self._on_message
+        reader, on_reply, on_message = self._reader, self._on_reply, self._on_message
         reader.feed(data)
         try:
-            while (reply := reader.gets()) is not _NOTHING_YET:
-                if type(reply) is list and len(reply) == _PUSHED and reply[0] == kind:
-                    on_message(reply[1], reply[2])
-                else:
-                    self._on_reply(reply)
+            if on_message is None:  # a push is told by its kind, which a reply may look like
+                while (reply := reader.gets()) is not _NOTHING_YET:
+                    on_reply(reply)
+            else:
+                kind = self._kind
+                while (reply := reader.gets()) is not _NOTHING_YET:
+                    if type(reply) is list and len(reply) == _PUSHED and reply[0] == kind:
+                        on_message(reply[1], reply[2])
+                    else:
+                        on_reply(reply)
         except ConnectionError:
             self.abort()
             return
@@ -123,10 +128,6 @@ class RedisConnection(asyncio.Protocol):
         if not self._lost:
             self._lost = True
             self._on_lost(str(exc) if exc else "the connection was closed")
-
-
-def _nobody(channel: bytes, payload: bytes) -> None:
-    """Takes messages of a connection that asked for none."""
 
 
 async def _require_master(opener: AbstractConnection, endpoint: Endpoint) -> None:

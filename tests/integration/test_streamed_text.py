@@ -9,7 +9,7 @@ import pytest
 from agents_sdk import Publisher
 from broker.config import Settings
 from gateway.app import Gateway
-from tests.support.clients import Client, Frame
+from tests.support.clients import Client, Frame, live_connection
 
 TEXT = "Grüße aus Zürich — 東京 👋 and a plain end. " * 20
 
@@ -84,7 +84,8 @@ async def test_a_lost_delta_is_refilled_from_the_kept_text(
     gateway: Gateway, base: str, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every second live delta is lost on its way to the hub."""
-    deliver, count = gateway.node.relay.hub.on_message, 0
+    wire = live_connection(gateway)
+    deliver, count = wire._on_message, 0
 
     def lossy(channel: bytes, message: bytes) -> None:
         nonlocal count
@@ -94,7 +95,7 @@ async def test_a_lost_delta_is_refilled_from_the_kept_text(
                 return
         deliver(channel, message)
 
-    monkeypatch.setattr(gateway.node.relay.hub, "on_message", lossy)
+    monkeypatch.setattr(wire, "_on_message", lossy)
     async with Client(base, "alice") as client:
         await client.first("live")
         async with publisher.run(user_id="alice", thread_id="t", agent_name="writer") as run:

@@ -5,11 +5,14 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import urlencode
 
 import aiohttp
 
+from broker.redis.connection import RedisConnection
+from broker.redis.subscriber import Subscriber
+from gateway.app import Gateway
 from tests.support.servers import token as make_token
 
 Frame = dict[str, Any]
@@ -207,3 +210,10 @@ def cursor_key(frame: Frame) -> tuple[int, int]:
     """Cursors in numerical order."""
     ms, _, seq = frame["id"].partition("-")
     return int(ms), int(seq)
+
+
+def live_connection(gateway: Gateway) -> RedisConnection:
+    """The connection on which a gateway hears a standalone Redis: tests lose messages there."""
+    connection = cast("Subscriber", gateway.node.relay.subscriber)._connection
+    assert connection is not None
+    return connection

@@ -1,0 +1,62 @@
+"""One Redis connection: every reply goes to who waits for it, whatever it looks like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.redis.client import RedisClient
+from broker.redis.topology import new_client, new_subscriber
+from tests.support.clients import eventually
+
+
+@pytest.fixture
+async def client(redis_url: str) -> Any:
+    client = new_client(redis_url, name="test")
+    await client.start()
+    yield client
+    await client.stop()
+
+
+async def test_a_reply_that_looks_like_a_message_is_a_reply(client: RedisClient) -> None:
+    """Bug: three missing fields were taken for a push, and all later replies went astray."""
+    name = "looks-like-a-message"
+    replies = await client.execute_many(
+        [
+            ("HMGET", name, "a", "b", "c"),
+            ("ECHO", "one"),
+            ("HSET", name, "kind", "message", "channel", "c", "payload", "p"),
+            ("HMGET", name, "kind", "channel", "payload"),
+            ("ECHO", "two"),
+            ("DEL", name),
+        ]
+    )
+    assert replies == [[None] * 3, b"one", 3, [b"message", b"c", b"p"], b"two", 1]
+
+
+async def test_messages_come_in_order_and_each_read_ends_once(
+    redis_url: str, client: RedisClient
+) -> None:
+    """Payloads of any bytes, acknowledgements among them."""
+    heard: list[tuple[bytes, bytes]] = []
+    ends: list[int] = []
+    subscriber = new_subscriber(
+        redis_url,
+        on_message=lambda channel, payload: heard.append((channel, payload)),
+        on_read_end=lambda: ends.append(len(heard)),
+        name="test",
+    )
+    await subscriber.start()
+    try:
+        await subscriber.subscribe(b"one")
+        payloads = [b"", b"\r\n", bytes(range(256)), b"message", b"x" * 100_000]
+        for payload in payloads:
+            await client.publish(b"one", payload)
+            await subscriber.subscribe(b"another")
+        await eventually(lambda: len(heard) == len(payloads))
+        assert heard == [(b"one", payload) for payload in payloads]
+        assert ends == sorted(ends)
+        assert ends[-1] == len(heard)
+    finally:
+        await subscriber.stop()
