@@ -5,6 +5,7 @@ Ten thousand of each fit into a gateway: what only some of them need is empty, o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +33,10 @@ class Member(Protocol):
     floors: dict[bytes, int] | None
 
 
+Batch = Sequence[tuple[bytes, bytes, bytes]]
+"""Events as header, body and frame."""
+
+
 @dataclass(slots=True, eq=False)
 class Joining:
     """A socket that is being fed from the log until it is level with the channel.
@@ -53,7 +58,8 @@ class Feed:
     """One channel that this gateway listens to.
 
     ``texts``: bytes of streamed text heard of, by open run. ``missed_texts``: deltas heard while
-    the kept text of their run is read. ``seen``: where it was at the last tick of the tail check,
+    the kept text of their run is read. ``batch``: events heard in this read and not delivered yet,
+    of a channel with many readers. ``seen``: where it was at the last tick of the tail check,
     and ``quiet_ticks``: for how many it has been there.
     """
 
@@ -65,6 +71,7 @@ class Feed:
     texts: dict[bytes, int] = field(default_factory=dict)
     open_runs: dict[bytes, None] = field(default_factory=dict)
     missed_texts: dict[bytes, list[Entry]] = field(default_factory=dict)
+    batch: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     seen: bytes = b""
     quiet_ticks: int = 0
 

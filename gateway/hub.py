@@ -2,6 +2,7 @@
 
 Pure: it takes live messages and log pages and pushes framed bytes into outboxes. What needs I/O (a
 hole to refill, a socket to feed from the log) it names in :class:`Needs`, and the relay does it.
+One class, though long: the order of what a socket gets is decided in one place.
 
 One event is framed once, however many sockets get it. Before every push the owner that the event
 names is compared with the connection's own; what does not match is withheld and counted.
@@ -18,7 +19,7 @@ from broker.codec import NO_ID, WORDS, Entry, from_live, is_id
 from broker.cursor import Cursor, from_redis
 from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED, USER_MESSAGE
 from broker.replay import Follower
-from gateway.feed import Feed, Joining, Member
+from gateway.feed import Batch, Feed, Joining, Member
 from gateway.frames import FIVE, Frames, ws_event, ws_text
 
 _DELTA = AGENT_DELTA.encode()
@@ -79,6 +80,7 @@ class Hub:
         self._needs = needs
         self._feeds: dict[bytes, Feed] = {}
         self.dirty: dict[Member, None] = {}
+        self._batched: list[Feed] = []
         self.counters = Counters()
         self.first_heard = b""
         """Id of the event heard first since somebody has set this back: it has waited longest."""
@@ -134,11 +136,30 @@ class Hub:
             self.counters.published += 1
             if not self.first_heard:
                 self.first_heard = event_id
-            self._deliver(feed, words[2], ws_event(event_id, body), header, body)
+            frame = ws_event(event_id, body)
+            if len(feed.live) == 1:
+                self._deliver(feed, frame, ((header, body, frame),))
+            else:
+                if not feed.batch:
+                    self._batched.append(feed)
+                feed.batch.append((header, body, frame))
         else:
             self._hear(feed, message)
 
+    def read_ended(self) -> None:
+        """Everything of one read was heard: what many are to get goes to each in one piece."""
+        if self._batched:
+            batched, self._batched = self._batched, []
+            for feed in batched:
+                self._settle(feed)
+
+    def _settle(self, feed: Feed) -> None:
+        if feed.batch:
+            batch, feed.batch = feed.batch, []
+            self._deliver(feed, b"".join([frame for _, _, frame in batch]), batch)
+
     def _hear(self, feed: Feed, message: bytes) -> None:
+        self._settle(feed)
         try:
             entry = from_live(message)
             if entry.id == NO_ID:
@@ -163,7 +184,7 @@ class Hub:
         if entry.type in _NOTED:
             self._note_run(feed, entry)
         plain = ws_event(entry.id, entry.body)
-        self._deliver(feed, entry.owner, plain, entry.header, entry.body)
+        self._deliver(feed, plain, ((entry.header, entry.body, plain),))
         if feed.joining:
             self._emit_joining(feed, entry, Frames(entry, plain))
         if entry.type == _COMPLETED:
@@ -171,24 +192,29 @@ class Hub:
                 if member.floors is not None:
                     member.floors.pop(entry.run, None)
 
-    def _deliver(self, feed: Feed, owner: bytes, plain: bytes, header: bytes, body: bytes) -> None:
-        """Push an event into the outboxes of those who are level."""
-        delivered = 0
+    def _deliver(self, feed: Feed, plain: bytes, batch: Batch) -> None:
+        """Push the feed's next events, all of its owner, to those who are level.
+
+        ``plain``: all of their frames, for those who get every event as it is.
+        """
+        owner, dirty = feed.owner, self.dirty
         others: list[Member] | None = None
         for member in feed.live:
             if member.whole and member.owner == owner and member.outbox.push(plain):
-                self.dirty[member] = None
-                delivered += 1
+                dirty[member] = None
             elif others is None:
                 others = [member]
             else:
                 others.append(member)
-        self.counters.delivered += delivered
-        if others is not None:
+        if others is None:
+            self.counters.delivered += len(batch) * len(feed.live)
+            return
+        self.counters.delivered += len(batch) * (len(feed.live) - len(others))
+        for header, body, frame in batch:
             entry = Entry(header, body)
-            frames = Frames(entry, plain)
+            frames = Frames(entry, frame)
             for member in others:
-                if not self._passed(feed, member, entry, frames):
+                if member in feed.live and not self._passed(feed, member, entry, frames):
                     del feed.live[member]
                     self._needs.feed_from_log(feed, member, from_redis(entry.prev))
 

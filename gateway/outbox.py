@@ -37,11 +37,13 @@ class Outbox:
         """Take an event's frame. False: no room; feed this socket from the log when it has."""
         if self.stalled or self._size > MAX_UNSENT_BYTES:
             return False
-        if self._first:
-            self.put(frame)
-        else:
+        self._size += len(frame)
+        if not self._first:
             self._first = frame
-            self._size += len(frame)
+        elif self._more is None:
+            self._more = [frame]
+        else:
+            self._more.append(frame)
         return True
 
     def put(self, frame: bytes) -> None:
@@ -60,9 +62,9 @@ class Outbox:
     def put_first(self, frame: bytes) -> None:
         """Put a control frame before what is held back."""
         self._size += len(frame)
-        if self._first:
+        if self._first and frame:
             self._more = [self._first, *(self._more or ())]
-        self._first = frame
+        self._first = frame or self._first
 
     def take(self) -> bytes:
         """Everything to write now, as one piece; empty while held."""

@@ -298,6 +298,7 @@ class Relay:
 
     def flush(self) -> None:
         """Write what this turn has put into outboxes: one write per socket."""
+        self.hub.read_ended()
         if self.hub.dirty:
             dirty, self.hub.dirty = self.hub.dirty, {}
             for socket in cast("Iterable[Socket]", dirty):

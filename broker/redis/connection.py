@@ -119,7 +119,6 @@ class RedisConnection(asyncio.Protocol):
                         on_reply(reply)
         except ConnectionError:
             self.abort()
-            return
         if self._on_read_end is not None:
             self._on_read_end()
 

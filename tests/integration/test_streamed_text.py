@@ -9,7 +9,7 @@ import pytest
 from agents_sdk import Publisher
 from broker.config import Settings
 from gateway.app import Gateway
-from tests.support.clients import Client, Frame, live_connection
+from tests.support.clients import Client, Frame, lose_live
 
 TEXT = "Grüße aus Zürich — 東京 👋 and a plain end. " * 20
 
@@ -84,18 +84,14 @@ async def test_a_lost_delta_is_refilled_from_the_kept_text(
     gateway: Gateway, base: str, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every second live delta is lost on its way to the hub."""
-    wire = live_connection(gateway)
-    deliver, count = wire._on_message, 0
+    deltas = 0
 
-    def lossy(channel: bytes, message: bytes) -> None:
-        nonlocal count
-        if b" agent_delta\n" in message:
-            count += 1
-            if count % 2:
-                return
-        deliver(channel, message)
+    def lost(message: bytes) -> bool:
+        nonlocal deltas
+        deltas += b" agent_delta\n" in message
+        return b" agent_delta\n" in message and deltas % 2 == 1
 
-    monkeypatch.setattr(wire, "_on_message", lossy)
+    lose_live(gateway, monkeypatch, lost)
     async with Client(base, "alice") as client:
         await client.first("live")
         async with publisher.run(user_id="alice", thread_id="t", agent_name="writer") as run:
@@ -103,7 +99,7 @@ async def test_a_lost_delta_is_refilled_from_the_kept_text(
                 await run.write(TEXT[at : at + 40])
                 await run.think("every event sends what was written before it")
         await client.completed(run.id)
-        assert count > 10
+        assert deltas > 10
         read = Reader().read(client.frames)
         assert read.misses == 0
         # Only a loss of the very last delta may be left to the terminal event's response.

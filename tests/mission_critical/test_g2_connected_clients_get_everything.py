@@ -2,29 +2,22 @@
 when Redis pub/sub dropped some."""
 
 import asyncio
+from itertools import count
 
 import pytest
 
 from broker.redis.broker import Broker
 from gateway.app import Gateway
 from tests.mission_critical.test_g1_published_once import opened, thought
-from tests.support.clients import Client, Frame, cursor_key, live_connection
+from tests.support.clients import Client, Frame, cursor_key, lose_live
 
 
 async def test_g2_a_dropped_live_message_is_refilled_in_order(
     gateway: Gateway, base: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every third live message is lost on its way to the gateway's hub."""
-    wire = live_connection(gateway)
-    deliver, count = wire._on_message, 0
-
-    def lossy(channel: bytes, message: bytes) -> None:
-        nonlocal count
-        count += 1
-        if count % 3:
-            deliver(channel, message)
-
-    monkeypatch.setattr(wire, "_on_message", lossy)
+    heard = count(1)
+    lose_live(gateway, monkeypatch, lambda _message: next(heard) % 3 == 0)
     claim = await opened(broker, "alice")
     async with Client(base, "alice") as client:
         await client.first("live")
@@ -140,14 +133,7 @@ async def test_g2_a_lost_last_message_is_found_within_seconds(
     gateway: Gateway, base: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing comes after it, so there is no hole to see: the log is asked."""
-    wire = live_connection(gateway)
-    deliver = wire._on_message
-
-    def without_the_last(channel: bytes, message: bytes) -> None:
-        if b'"seq":5' not in message:
-            deliver(channel, message)
-
-    monkeypatch.setattr(wire, "_on_message", without_the_last)
+    lose_live(gateway, monkeypatch, lambda message: b'"seq":5' in message)
     claim = await opened(broker, "alice")
     async with Client(base, "alice") as client:
         await client.first("live")

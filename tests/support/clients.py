@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 from urllib.parse import urlencode
 
 import aiohttp
+import pytest
 
 from broker.redis.connection import RedisConnection
 from broker.redis.subscriber import Subscriber
@@ -213,7 +214,22 @@ def cursor_key(frame: Frame) -> tuple[int, int]:
 
 
 def live_connection(gateway: Gateway) -> RedisConnection:
-    """The connection on which a gateway hears a standalone Redis: tests lose messages there."""
+    """The connection on which a gateway hears a standalone Redis."""
     connection = cast("Subscriber", gateway.node.relay.subscriber)._connection
     assert connection is not None
     return connection
+
+
+def lose_live(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, lost: Callable[[bytes], bool]
+) -> None:
+    """Lose those live messages on their way to the gateway of which ``lost`` says so."""
+    connection = live_connection(gateway)
+    deliver = connection._on_message
+    assert deliver is not None
+
+    def lossy(channel: bytes, message: bytes) -> None:
+        if not lost(message):
+            deliver(channel, message)
+
+    monkeypatch.setattr(connection, "_on_message", lossy)

@@ -144,6 +144,7 @@ def opened(*sockets: Socket) -> tuple[Hub, Feed, Recorder]:
 def hear(hub: Hub, *messages: bytes) -> None:
     for message in messages:
         hub.on_message(CHANNEL.live, message)
+    hub.read_ended()
 
 
 # --- feeds
@@ -196,6 +197,28 @@ def test_everyone_gets_the_same_bytes_once() -> None:
     assert (hub.counters.published, hub.counters.delivered) == (3, 6)
     assert hub.first_heard == b"1-0"
     assert needs.asked == []
+
+
+def test_many_readers_get_what_one_read_brought_in_one_piece() -> None:
+    """In order, also around a text and an end; each by its own filter; nothing twice."""
+    plain, thread = Socket(), Socket(thread=b"t2")
+    legacy, stalled = Socket(legacy=True), Socket()
+    stalled.outbox.stalled = True
+    hub, feed, needs = opened(plain, thread, legacy, stalled)
+    for message in (
+        event(1), event(2, thread="t2"), event(3), piece(0, "a"), event(4), event(5),
+        event(6, kind="agent_completed"), event(7),
+    ):  # fmt: skip
+        hub.on_message(CHANNEL.live, message)
+    hub.read_ended()
+    hub.read_ended()
+    order = [frame.get("id", "text") for frame in plain.got()]
+    assert order == ["1-0", "2-0", "3-0", "text", "4-0", "5-0", "6-0", "7-0"]
+    assert thread.ids() == ["2-0"]
+    assert len(legacy.got()) == 7
+    assert stalled.got() == []
+    assert needs.asked == [("feed_from_log", stalled, ZERO)]
+    assert hub.counters.delivered == 7 + 1 + 7
 
 
 def test_a_hole_is_repaired_before_anything_is_passed_on() -> None:
@@ -568,9 +591,11 @@ class House:
 
     # the wire
 
-    def deliver(self) -> None:
-        if self.wire:
+    def deliver(self, most: int = 1) -> None:
+        """One read of the wire."""
+        for _ in range(min(most, len(self.wire))):
             self.hub.on_message(CHANNEL.live, self.wire.popleft())
+        self.hub.read_ended()
 
     def drop(self) -> None:
         if self.wire:
@@ -750,7 +775,7 @@ class House:
 
 Move = tuple[str] | tuple[str, str] | tuple[str, int]
 EVENTS: list[Move] = [
-    *[("publish", "r1")] * 4, *[("deliver",)] * 5, ("drop",), ("drop",), *[("step", 0)] * 5,
+    *[("publish", "r1")] * 4, *[("deliver", 1)] * 3, *[("deliver", 3)] * 2, ("drop",), ("drop",), *[("step", 0)] * 5,
     *[("step", 1)] * 4, *[("step", 2)] * 3, ("step", 3), ("join", 0), ("join", 0), ("join", 1),
     ("join", 2), ("join", 3), ("stall", 0), ("stall", 1), ("drain", 0), ("drain", 1),
 ]  # fmt: skip
