@@ -11,6 +11,7 @@ import gc
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def redis_url(own_redis: Redis) -> str:
 async def test_a_connect_takes_three_commands(
     own_redis: Redis, gateway: Gateway, base: str
 ) -> None:
-    """Subscribe; where the log ends; which runs are open. The rest is the gateway's own clockwork."""
+    """Subscribe; where the log ends; which runs are open. Other commands are clockwork."""
     before = await commands(own_redis)
     clients = [Client(base, f"user-{index}") for index in range(CLIENTS)]
     await asyncio.gather(*(client.__aenter__() for client in clients))
@@ -111,9 +112,7 @@ async def test_a_delivery_takes_few_calls_and_leaves_nothing_behind(gateway: Gat
         (feed,) = gateway.node.relay.hub.feeds()
         connection = live_connection(gateway)
         live, ids = feed.channel.live, [b"%d-0" % at for at in range(messages + 1)]
-        data = [
-            wire(live, prev, event_id, body) for prev, event_id in zip(ids, ids[1:], strict=False)
-        ]
+        data = [wire(live, prev, event_id, body) for prev, event_id in pairwise(ids)]
         feed.follower.restart(ZERO)
         feed.follower.read([], end=True)
         calls = blocks = 0

@@ -204,7 +204,7 @@ def test_many_readers_get_what_one_read_brought_in_one_piece() -> None:
     plain, thread = Socket(), Socket(thread=b"t2")
     legacy, stalled = Socket(legacy=True), Socket()
     stalled.outbox.stalled = True
-    hub, feed, needs = opened(plain, thread, legacy, stalled)
+    hub, _, needs = opened(plain, thread, legacy, stalled)
     for message in (
         event(1), event(2, thread="t2"), event(3), piece(0, "a"), event(4), event(5),
         event(6, kind="agent_completed"), event(7),
@@ -775,9 +775,10 @@ class House:
 
 Move = tuple[str] | tuple[str, str] | tuple[str, int]
 EVENTS: list[Move] = [
-    *[("publish", "r1")] * 4, *[("deliver", 1)] * 3, *[("deliver", 3)] * 2, ("drop",), ("drop",), *[("step", 0)] * 5,
-    *[("step", 1)] * 4, *[("step", 2)] * 3, ("step", 3), ("join", 0), ("join", 0), ("join", 1),
-    ("join", 2), ("join", 3), ("stall", 0), ("stall", 1), ("drain", 0), ("drain", 1),
+    *[("publish", "r1")] * 4, *[("deliver", 1)] * 3, *[("deliver", 3)] * 2, ("drop",), ("drop",),
+    *[("step", 0)] * 5, *[("step", 1)] * 4, *[("step", 2)] * 3, ("step", 3), ("join", 0),
+    ("join", 0), ("join", 1), ("join", 2), ("join", 3), ("stall", 0), ("stall", 1), ("drain", 0),
+    ("drain", 1),
 ]  # fmt: skip
 TEXTS: list[Move] = [*EVENTS, *[("write", "r1")] * 8, *[("write", "r2")] * 2]
 ATTEMPTS: list[Move] = [*TEXTS, ("start_over", "r1"), ("start_over", "r1")]

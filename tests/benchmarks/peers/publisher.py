@@ -6,7 +6,6 @@ one run alone, and the same script without the SDK: by the broker's client, and 
 
 import asyncio
 import json
-import socket
 import statistics
 import sys
 import time
@@ -57,30 +56,30 @@ async def many(redis_url: str, count: int, seconds: float) -> dict[str, Any]:
 
 
 async def alone(redis_url: str) -> dict[str, Any]:
-    """Times of one publish when nobody else does anything, in turns: SDK, client, bare socket."""
+    """Times of one publish when nobody else does anything, in turns: SDK, client, bare connection."""
     times: dict[str, list[int]] = {"sdk": [], "client": [], "bare": []}
     port = int(redis_url.rpartition(":")[2])
     clock = time.perf_counter_ns
     async with connected_runs(redis_url) as runs, Publisher(redis_url) as publisher:
         await runs.open(["client", "bare"])
         client = runs.broker
-        with socket.create_connection(("127.0.0.1", port)) as bare:
-            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with publisher.run(user_id="sdk", agent_name="bench") as run:
-                for _ in range(ALONE):
-                    publication, command = runs.publication("client"), runs.command("bare")
-                    began = clock()
-                    await run.think(TEXT)
-                    times["sdk"].append(clock() - began)
-                    began = clock()
-                    await client.publish(runs.claims["client"], publication)
-                    times["client"].append(clock() - began)
-                    began = clock()
-                    bare.sendall(command)
-                    reply = bare.recv(4096)
-                    times["bare"].append(clock() - began)
-                    if not reply.startswith(b"*"):
-                        raise RuntimeError(reply.decode())
+        reader, bare = await asyncio.open_connection("127.0.0.1", port)
+        async with publisher.run(user_id="sdk", agent_name="bench") as run:
+            for _ in range(ALONE):
+                publication, command = runs.publication("client"), runs.command("bare")
+                began = clock()
+                await run.think(TEXT)
+                times["sdk"].append(clock() - began)
+                began = clock()
+                await client.publish(runs.claims["client"], publication)
+                times["client"].append(clock() - began)
+                began = clock()
+                bare.write(command)
+                reply = await reader.read(4096)
+                times["bare"].append(clock() - began)
+                if not reply.startswith(b"$"):
+                    raise RuntimeError(reply.decode())
+        bare.close()
     return {f"{name}_us": statistics.median(each) / 1000 for name, each in times.items()}
 
 
