@@ -7,8 +7,7 @@ import hmac
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -44,16 +43,15 @@ class Admission:
         self._minute = 0
         self._arriving: Counter[Owner] = Counter()
 
-    @contextmanager
-    def arriving(self, owner: Owner) -> Iterator[None]:
-        """Count a connection that is on its way: many at once count as many."""
+    def arriving(self, owner: Owner) -> None:
+        """A connection is on its way: many at once count as many. :meth:`arrived` follows."""
         self._arriving[owner] += 1
-        try:
-            yield
-        finally:
-            self._arriving[owner] -= 1
-            if not self._arriving[owner]:
-                del self._arriving[owner]
+
+    def arrived(self, owner: Owner) -> None:
+        """It is connected, or refused."""
+        self._arriving[owner] -= 1
+        if not self._arriving[owner]:
+            del self._arriving[owner]
 
     def admit(self, identity: Identity, opening: Opening, connected: Sockets[Any]) -> None:
         """Refuse with :class:`BadRequest` what the token or the limits do not allow."""

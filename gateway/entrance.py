@@ -121,16 +121,18 @@ class Entrance:
 
     async def admit(self, arrival: Arrival, identity: Identity, opening: Opening) -> Admitted:
         """Subscribe, and await that it is acknowledged; :class:`Refusal` when it cannot be."""
-        node = self._node
+        admission = self._node.admission
+        admission.arriving(identity.owner)
         try:
-            with node.admission.arriving(identity.owner):
-                opening = await node.admission.complete(identity, opening)
-                return await self._open(identity, opening)
+            opening = await admission.complete(identity, opening)
+            return await self._open(identity, opening)
         except BadRequest as refused:
             raise self._refusal(arrival, refused) from None
         except BrokerUnavailable:
             detail = "Redis cannot be reached; try again."
             raise Refusal(problem(503, "broker_unavailable", detail)) from None
+        finally:
+            admission.arrived(identity.owner)
 
     async def greet(
         self, arrival: Arrival, admitted: Admitted, transport: asyncio.Transport, tail: bytes

@@ -22,6 +22,7 @@ from redis.exceptions import ResponseError
 
 from broker.channels import Channel, Keys, Mode, Scope
 from broker.config import Settings
+from broker.cursor import from_redis
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
@@ -73,7 +74,8 @@ class Node:
         )
         self.sweeper = Sweeper(self.broker, node_id=self.node_id)
         self.sockets: Sockets[WebSocket] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
-        self.latency = Latency()
+        self._latency = Latency()
+        self._heard: list[tuple[bytes, float]] = []
         self.draining = False
         self._emptied = asyncio.Event()
         self.started = time.monotonic()
@@ -257,8 +259,17 @@ class Node:
             ]
         )
 
-    def _on_latency(self, sent_ms: int) -> None:
-        self.latency.add(time.time() * 1000 - sent_ms)
+    @property
+    def latency(self) -> Latency:
+        """What was heard up to now."""
+        heard, self._heard = self._heard, []
+        for event_id, at in heard:
+            self._latency.add(at * 1000 - from_redis(event_id).ms)
+        return self._latency
+
+    def _on_latency(self, event_id: bytes) -> None:
+        # Counted when somebody asks, at the latest with the next report: not while others wait.
+        self._heard.append((event_id, time.time()))
 
 
 def limits(settings: Settings) -> Limits:

@@ -14,7 +14,7 @@ import structlog
 
 from broker.channels import Channel, encode_id
 from broker.codec import Entry
-from broker.cursor import Cursor, from_redis
+from broker.cursor import Cursor
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.topology import new_subscriber
@@ -51,7 +51,7 @@ class Relay:
             on_restored=self._on_restored,
             name=f"subscriber {node_id}",
         )
-        self.on_latency: Callable[[int], None] = lambda _sent_ms: None
+        self.on_latency: Callable[[bytes], None] = lambda _event_id: None
         self._opening: dict[bytes, asyncio.Event] = {}
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self._subscribing: set[bytes] = set()
@@ -305,7 +305,7 @@ class Relay:
                 socket.flush()
         if self.hub.first_heard:
             sent, self.hub.first_heard = self.hub.first_heard, b""
-            self.on_latency(from_redis(sent).ms)
+            self.on_latency(sent)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -133,7 +133,7 @@ class Subscriber:
         """
         acknowledged: Acknowledged = asyncio.get_running_loop().create_future()
         self.listen(channel, acknowledged)
-        await asyncio.shield(acknowledged)
+        await acknowledged
 
     def listen(self, channel: bytes, acknowledged: Acknowledged) -> None:
         """Listen to ``channel``; the future is done when Redis has acknowledged it."""

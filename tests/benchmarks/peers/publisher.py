@@ -56,7 +56,7 @@ async def many(redis_url: str, count: int, seconds: float) -> dict[str, Any]:
 
 
 async def alone(redis_url: str) -> dict[str, Any]:
-    """Times of one publish when nobody else does anything, in turns: SDK, client, bare connection."""
+    """Times of one publish when nobody else does anything, in turns: SDK, client, bare."""
     times: dict[str, list[int]] = {"sdk": [], "client": [], "bare": []}
     port = int(redis_url.rpartition(":")[2])
     clock = time.perf_counter_ns
