@@ -122,6 +122,9 @@ class Front(asyncio.Protocol):
         except Refusal as refusal:
             transport.write(refusal.answer(arrival))
             transport.close()
+        except asyncio.CancelledError:  # the gateway is stopping
+            transport.abort()
+            raise
         except Exception:
             log.exception("handshake_failed", path=arrival.path)
             transport.abort()
@@ -139,7 +142,7 @@ class Front(asyncio.Protocol):
         parser = HttpRequestParser(cast("BaseProtocol", self), loop, len(head))
         try:
             messages, upgraded, _ = parser.feed_data(head)
-        except HttpProcessingError:
+        except (HttpProcessingError, ValueError):
             return None  # aiohttp says why
         if len(messages) != 1 or not upgraded:
             return None

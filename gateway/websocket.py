@@ -104,6 +104,7 @@ class WebSocket(asyncio.Protocol):
         self._tell_room()
         if self._conversation is not None:
             self._conversation.end()
+            self._conversation = None  # it knows this socket: no cycle is to be left behind
 
     def data_received(self, data: bytes) -> None:
         """Parse frames and act on them."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from broker.redis.client import RedisClient
+from broker.redis.connection import RedisConnection
 from broker.redis.topology import new_client, new_subscriber
 from tests.support.clients import eventually
 
@@ -60,3 +61,18 @@ async def test_messages_come_in_order_and_each_read_ends_once(
         assert ends[-1] == len(heard)
     finally:
         await subscriber.stop()
+
+
+def test_what_came_before_rubbish_is_passed_on() -> None:
+    """Bug: the read had no end then, and what waits for it came after what was heard later."""
+    heard: list[bytes] = []
+    ends: list[int] = []
+    connection = RedisConnection(
+        lambda _reply: None,
+        lambda _why: None,
+        lambda: ends.append(len(heard)),
+        kind=b"message",
+        on_message=lambda _channel, payload: heard.append(payload),
+    )
+    connection.data_received(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n?rubbish\r\n")
+    assert (heard, ends) == ([b"m"], [1])

@@ -182,6 +182,27 @@ def test_a_malformed_message_is_told_and_passed_over(message: bytes) -> None:
     assert socket.ids() == ["1-0"]
 
 
+@pytest.mark.parametrize("rubbish", [b"rubbish", b"1", b"-1", b"1-", b"1-0-0", b"0x1-0", b""])
+def test_an_id_that_is_none_moves_nothing(rubbish: bytes) -> None:
+    """Whatever it is linked to: nobody could compare it."""
+    socket = Socket()
+    hub, feed, needs = opened(socket)
+    hear(hub, rubbish + event(1)[3:])
+    assert needs.asked == [("unreadable", feed)]
+    hear(hub, event(1))
+    assert socket.ids() == ["1-0"]
+
+
+def test_a_feed_that_is_behind_passes_nothing_on() -> None:
+    """Not even what is linked to its position: what it has heard before waits for the log."""
+    socket = Socket()
+    hub, feed, needs = opened(socket)
+    feed.follower.lose_touch()
+    hear(hub, event(1))
+    assert socket.got() == []
+    assert needs.asked == [("repair", feed)]
+
+
 # --- events
 
 
