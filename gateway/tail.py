@@ -3,7 +3,7 @@
 A channel with an open run is compared with its log within two seconds of what it heard last, and
 every two seconds from then on: that is how long a user looks at a spinner. As long as it hears
 something it needs no check, for the next message shows a hole by its link. The others are compared
-every 44 seconds. One pipelined batch per tick.
+every 44 seconds. They are asked for in pipelined batches.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 TICK_SECONDS: Final = 1.0
 IDLE_TICKS: Final = 44
 """In how many ticks each of the channels without an open run has had its turn."""
+
+BATCH: Final = 128
+"""Logs asked for at a time: to pack a thousand commands would hold up all events for 10 ms."""
 
 
 def _is_due(feed: Feed, tick: int) -> bool:
@@ -45,7 +48,8 @@ class TailCheck:
             tick = (tick + 1) % IDLE_TICKS
             feeds = [feed for feed in self._relay.hub.feeds() if _is_due(feed, tick)]
             try:
-                if feeds and self._relay.subscriber.hearing:
-                    await self._relay.check_tails(feeds)
+                for at in range(0, len(feeds), BATCH):
+                    if self._relay.subscriber.hearing:
+                        await self._relay.check_tails(feeds[at : at + BATCH])
             except (BrokerUnavailable, ResponseError) as error:
                 log.warning("tail_check_failed", why=str(error))
