@@ -112,7 +112,7 @@ class Hub:
 
         What nearly all of them are, the next event of a level channel, one that begins and ends
         nothing, is passed on without an :class:`Entry`: each object and each call that is saved
-        here is a tenth of what a delivery costs beyond the kernel's part.
+        here shows in what a delivery costs.
         """
         feed = self._feeds.get(live)
         if feed is None:

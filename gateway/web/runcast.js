@@ -1,5 +1,5 @@
 /**
- * Runcast in the browser: one class, no dependencies.
+ * Runcast in the browser: one class, no dependencies. One file, though long, for that is what a page copies.
  *
  * ```js
  * const chat = new RuncastClient({ token: async () => (await fetch("/token")).text() });

@@ -48,7 +48,7 @@ def by_connections(kind: type[System], sizes: Sizes) -> Found:
             feed = system.feed(names[:connections], count + connections)
             warm_up(system, clients, feed, SATURATED, connections)
             quiet = system.meter()
-            time.sleep(QUIET_SECONDS)
+            time.sleep(QUIET_SECONDS)  # the time over which their cost is counted
             background = quiet.used_ns() / 1e9 / QUIET_SECONDS
             figures, _ = deliver(system, clients, feed, BULK, count)
             net = figures["delivering_us"] - background * figures["seconds"] / count * 1e6

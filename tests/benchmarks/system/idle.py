@@ -1,6 +1,6 @@
 """Idle connections: what one costs in memory, connected, authenticated and subscribed."""
 
-import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,9 +8,11 @@ from tests.benchmarks.system.measuring import Found, Scenario
 from tests.benchmarks.system.peers import JetStream, SocketIO
 from tests.benchmarks.system.processes import resident_bytes
 from tests.benchmarks.system.systems import Floor, PlainAiohttp, Runcast, System, running, users
+from tests.support.servers import wait_until
 
-SETTLE_SECONDS: Final = 2.0
-"""A process gives memory back some time after the last handshake."""
+STEADY_LOOKS: Final = 100
+"""A process gives memory back some time after the last handshake: its size counts when so many
+looks in a row, a hundredth of a second apart, have found the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +27,9 @@ def measure(kind: type[System], sizes: Sizes) -> Found:
     with running(kind) as system, system.clients() as clients:
         clients.load(system.opening(name) for name in names)
         clients.open(first)
-        time.sleep(SETTLE_SECONDS)
-        before = sum(map(resident_bytes, system.pids))
+        before = settled_bytes(system)
         clients.open(sizes.connections)
-        time.sleep(SETTLE_SECONDS)
-        after = sum(map(resident_bytes, system.pids))
+        after = settled_bytes(system)
         if clients.report()["ready"] != len(names):
             raise RuntimeError(f"{system.name}: not all {len(names)} are connected any more")
     return {
@@ -37,6 +37,18 @@ def measure(kind: type[System], sizes: Sizes) -> Found:
         "bytes_each": (after - before) / sizes.connections,
         "process_bytes": after,
     }
+
+
+def settled_bytes(system: System) -> int:
+    """Memory of the system's processes, once it does not change any more."""
+    looks: deque[int] = deque(maxlen=STEADY_LOOKS)
+
+    def steady() -> bool:
+        looks.append(sum(map(resident_bytes, system.pids)))
+        return len(looks) == STEADY_LOOKS and len(set(looks)) == 1
+
+    wait_until(steady, seconds=30, what=f"{system.name} has settled")
+    return looks[-1]
 
 
 def run(*, quick: bool) -> dict[str, Found]:
