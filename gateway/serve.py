@@ -31,8 +31,8 @@ from gateway.app import Gateway
 STOP_MARGIN_SECONDS: Final = 10.0
 """What a process may take beyond its drain before it is killed."""
 COLLECT_AFTER: Final = (20_000, 20, 20)
-"""New objects until the youngest are searched, and how often that until the older ones are. Python's
-own 700, 10 and 10 are made for programs that end."""
+"""New objects until the youngest are searched, and how often that until the older ones are.
+Python's own 700, 10 and 10 are made for programs that end."""
 _LOOK_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
 

@@ -18,11 +18,10 @@ from gateway.bench.account import Faults
 from gateway.bench.crowd import LONGEST_LINE
 from gateway.bench.failure import BenchFailed, refusal
 from gateway.bench.histogram import Histogram
-from gateway.bench.installation import child_environment
+from gateway.bench.installation import child_environment, wait_or_kill
 from gateway.bench.plan import CONNECTING_AT_ONCE
 from gateway.bench.wire import Target
 
-STOP_SECONDS: Final = 3.0
 _LOOK_SECONDS: Final = 0.02
 
 
@@ -76,13 +75,7 @@ class Audience:
             if process.stdin is not None:
                 process.stdin.close()
         for process in self._processes:
-            try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await process.wait()
-            except TimeoutError:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+            await wait_or_kill(process)
 
     # --- connections
 

@@ -262,6 +262,11 @@ async def _start(settings: Settings) -> tuple[asyncio.subprocess.Process, str]:
 async def _stop(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         process.terminate()
+    await wait_or_kill(process)
+
+
+async def wait_or_kill(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process that was told to end; killed when it takes too long."""
     try:
         async with asyncio.timeout(STOP_SECONDS):
             await process.wait()
