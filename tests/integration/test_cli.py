@@ -206,7 +206,7 @@ class TestGateway:
 
     def test_redis_down_at_start_is_a_clear_end(self) -> None:
         url = f"redis://127.0.0.1:{free_port()}"
-        done = runcast("gateway", RUNCAST_REDIS_URL=url, RUNCAST_JWT_SECRET=SECRET)
+        done = runcast("gateway", "--port", "0", RUNCAST_REDIS_URL=url, RUNCAST_JWT_SECRET=SECRET)
         assert done.returncode == 1
         assert "Redis is not available" in done.stderr
         assert "Traceback" not in done.stderr
