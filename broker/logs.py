@@ -19,11 +19,34 @@ WITHHELD_KEYS: Final = frozenset(
 a log; log a run id, a length, a ``jti`` or a hash instead."""
 
 
+TLS_HEADLINE: Final = "Fatal error on SSL protocol"
+"""What asyncio and uvloop both call an error below a TLS connection."""
+
+
 def withhold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """The last guard: a careless call loses the value, not the user his secret."""
     for key in WITHHELD_KEYS & event.keys():
         event[key] = "(withheld)"
     return event
+
+
+class TransportErrors(logging.Filter):
+    """asyncio's own reports of a connection that ended, without their tracebacks.
+
+    Whoever opened the connection tells why it ended. The event loop reports it once more when the
+    end comes in the midst of a TLS handshake: as a future that nobody waits for any longer, or as
+    a write on a socket that is closed already.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep the record as one line."""
+        error = record.exc_info[1] if record.exc_info else None
+        headline = record.getMessage().partition("\n")[0]
+        if isinstance(error, OSError) or (error is not None and headline == TLS_HEADLINE):
+            record.msg, record.args = f"{headline}: {error}", ()
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
 
 
 def configure_logging(
@@ -65,3 +88,6 @@ def configure_logging(
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("aiohttp.access").disabled = True
+    asyncio_log = logging.getLogger("asyncio")
+    if not any(isinstance(each, TransportErrors) for each in asyncio_log.filters):
+        asyncio_log.addFilter(TransportErrors())

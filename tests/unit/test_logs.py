@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -60,3 +63,41 @@ def test_a_secret_field_is_withheld(
 def test_access_logs_stay_off_because_they_hold_the_query_string() -> None:
     configure_logging()
     assert logging.getLogger("aiohttp.access").disabled
+
+
+@pytest.mark.parametrize(
+    ("headline", "error"),
+    [
+        ("Fatal error on SSL protocol", RuntimeError("the handler is closed")),
+        ("Future exception was never retrieved", ssl.SSLError(1, "certificate required")),
+    ],
+)
+def test_a_connection_that_broke_in_its_handshake_is_one_line_of_the_event_loop(
+    headline: str, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loop printed a traceback below the text that says what to do, once in some hundred."""
+    printed = _reported(headline, error, capsys)
+    assert (printed["event"], printed["level"]) == (f"{headline}: {error}", "warning")
+    assert "exception" not in printed
+
+
+def test_the_event_loop_tells_all_of_every_other_error(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = _reported("Task exception was never retrieved", KeyError("channel"), capsys)
+    assert printed["level"] == "error"
+    assert "KeyError: 'channel'" in printed["exception"]
+
+
+def _reported(
+    headline: str, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> dict[str, Any]:
+    configure_logging("json")
+    configure_logging("json")
+    loop = asyncio.new_event_loop()
+    try:
+        raise error
+    except Exception as raised:  # noqa: BLE001 - to give it a traceback
+        loop.call_exception_handler({"message": headline, "exception": raised, "transport": "…"})
+    finally:
+        loop.close()
+    line: dict[str, Any] = json.loads(capsys.readouterr().err)
+    return line
