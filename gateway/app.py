@@ -106,7 +106,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         path=request.path, query=request.query, headers=request.headers, host=request.host
     )
     try:
-        identity, opening = entrance.check(arrival)
+        identity, opening = await entrance.check(arrival)
         admitted = await entrance.admit(arrival, identity, opening)
     except Refusal as refusal:
         if refusal.by_code is None:

@@ -99,7 +99,7 @@ class Conversation:
                 await commands.run(owner, command.run_id)
                 raise FrameError("not_allowed", "the run does not wait for input", bad=False)
             case session.AuthRefresh():
-                self._refresh(command)
+                await self._refresh(command)
 
     async def _send_message(self, command: session.SendMessage) -> None:
         node, opening = self._socket.node, self._socket.opening
@@ -178,10 +178,10 @@ class Conversation:
         self._socket.leave(feed)
         self._socket.answer("ok", command.ref, _at(feed))
 
-    def _refresh(self, command: session.AuthRefresh) -> None:
+    async def _refresh(self, command: session.AuthRefresh) -> None:
         socket = self._socket
         try:
-            identity = socket.node.verifier.verify(command.token, time.time())
+            identity = await socket.node.verifier.authenticate(command.token, time.time())
         except AuthError as error:
             log.info("refresh_refused", reason=error.log_reason, token_hash=error.token_hash)
             raise FrameError("not_allowed", "the token is not valid", bad=False) from None

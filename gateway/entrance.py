@@ -1,7 +1,8 @@
 """How a connection comes about: authenticate, check, subscribe, and only then upgrade.
 
 The same for a socket that begins with its handshake and for one that had other requests before.
-Everything up to the subscription is synchronous: who is refused has cost one verification.
+Nothing before the subscription waits unless the proof of identity has to be fetched: who is refused
+has cost one verification.
 """
 
 from __future__ import annotations
@@ -91,14 +92,14 @@ class Entrance:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def check(self, arrival: Arrival) -> tuple[Identity, Opening]:
+    async def check(self, arrival: Arrival) -> tuple[Identity, Opening]:
         """Who it is and what it asks for; :class:`Refusal` when it may not have that."""
         node = self._node
         origin = arrival.headers.get("Origin")
         if not handshake.origin_allowed(origin, arrival.host, node.settings.allowed_origins):
             raise Refusal(problem(403, "origin_not_allowed", "This origin may not connect."))
         try:
-            identity = self._authenticate(arrival)
+            identity = await self._authenticate(arrival)
         except AuthError as error:
             log.info(
                 "connection_refused",
@@ -176,7 +177,7 @@ class Entrance:
             raise BadRequest("run_not_found", f"no strict run of yours is {run_id}", status=403)
         return channel
 
-    def _authenticate(self, arrival: Arrival) -> Identity:
+    async def _authenticate(self, arrival: Arrival) -> Identity:
         node = self._node
         allow_query_token = node.settings.allow_query_token
         offer = token_from_request(
@@ -184,7 +185,7 @@ class Entrance:
         )
         if offer.token is None:
             raise AuthError("unauthorized", "no token")
-        return node.verifier.verify(offer.token, time.time())
+        return await node.verifier.authenticate(offer.token, time.time())
 
     @staticmethod
     def _refusal(arrival: Arrival, refused: BadRequest) -> Refusal:

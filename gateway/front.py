@@ -117,7 +117,7 @@ class Front(asyncio.Protocol):
         """Let the client in, or tell it why not."""
         entrance, transport = self._fronts.entrance, self.transport
         try:
-            identity, opening = entrance.check(arrival)
+            identity, opening = await entrance.check(arrival)
             admitted = await entrance.admit(arrival, identity, opening)
         except Refusal as refusal:
             transport.write(refusal.answer(arrival))

@@ -139,7 +139,7 @@ async def stats(request: web.Request) -> web.Response:
     if not open_here:
         if "Authorization" not in request.headers:
             return problem(401, "unauthorized", "An operator token is required.")
-        if not node.verifier.is_operator(request.headers, time.time()):
+        if not await node.verifier.is_operator(request.headers, time.time()):
             return problem(403, "operator_required", "An operator token is required.")
     try:
         reports = await node.reports()

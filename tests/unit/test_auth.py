@@ -491,10 +491,10 @@ class TestOperator:
     def bearer(self, value: str) -> CIMultiDict[str]:
         return CIMultiDict({"Authorization": f"Bearer {value}"})
 
-    def test_the_key(self) -> None:
+    async def test_the_key(self) -> None:
         settings = Settings(jwt_secret=SECRET, operator_key=self.KEY)
         assert is_operator(self.bearer(self.KEY), settings)
-        assert Verifier(settings).is_operator(self.bearer(self.KEY), NOW)
+        assert await Verifier(settings).is_operator(self.bearer(self.KEY), NOW)
         for other in ("", self.KEY[:-1], self.KEY + "x", "ü", "\udcff"):
             assert not is_operator(self.bearer(other), settings)
         assert not is_operator(CIMultiDict(), settings)
@@ -503,10 +503,10 @@ class TestOperator:
         for value in ("", "None", self.KEY):
             assert not is_operator(self.bearer(value), Settings(jwt_secret=SECRET))
 
-    def test_a_token_with_the_role(self) -> None:
+    async def test_a_token_with_the_role(self) -> None:
         gate = verifier()
-        assert gate.is_operator(self.bearer(signed({**BASE, "role": "operator"})), NOW)
-        assert not gate.is_operator(self.bearer(signed(BASE)), NOW)
+        assert await gate.is_operator(self.bearer(signed({**BASE, "role": "operator"})), NOW)
+        assert not await gate.is_operator(self.bearer(signed(BASE)), NOW)
         expired = signed({**BASE, "role": "operator", "exp": NOW})
-        assert not gate.is_operator(self.bearer(expired), NOW)
-        assert not gate.is_operator(CIMultiDict(), NOW)
+        assert not await gate.is_operator(self.bearer(expired), NOW)
+        assert not await gate.is_operator(CIMultiDict(), NOW)
