@@ -11,7 +11,7 @@ import hmac
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -37,6 +37,8 @@ LATEST_TIME: Final = 253_402_300_799
 MIN_RSA_BITS: Final = 2048
 OPERATOR_ROLE: Final = "operator"
 
+_NO_LIMITS: Final[Mapping[str, int]] = {}
+
 _KEY_ALGORITHMS: Final = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     "secp256r1": ("ES256",),
@@ -51,7 +53,8 @@ _KEY_ALGORITHMS: Final = {
 class Identity:
     """What a verified token says. Times are seconds since the epoch.
 
-    ``modes`` is ``None`` when the token does not restrict them; ``token_hash`` may be logged.
+    ``modes`` is ``None`` when the token does not restrict them; ``token_hash`` may be logged;
+    ``limits`` are those that the token itself sets, by name.
     """
 
     owner: Owner
@@ -62,6 +65,7 @@ class Identity:
     modes: frozenset[Mode] | None
     operator: bool
     token_hash: str
+    limits: Mapping[str, int]
 
 
 class Verifier:
@@ -163,6 +167,7 @@ class Verifier:
             modes=_modes(claims),
             operator=claims.get("role") == OPERATOR_ROLE,
             token_hash=digest,
+            limits=_limits(claims),
         )
 
     def _check_addressee(self, claims: dict[str, Any]) -> None:
@@ -280,6 +285,19 @@ def _modes(claims: dict[str, Any]) -> frozenset[Mode] | None:
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ValueError("modes is not a list of names")
     return frozenset(mode for mode in Mode if mode.value in named)
+
+
+def _limits(claims: dict[str, Any]) -> Mapping[str, int]:
+    """Limits that are the user's own; a name that this version does not know limits nothing."""
+    named = claims.get("limits")
+    if named is None:
+        return _NO_LIMITS
+    if not isinstance(named, dict):
+        raise ValueError("limits is not an object")
+    for name, most in named.items():
+        if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+            raise ValueError(f"limits: {name!r} is not a whole number")
+    return named
 
 
 def _public_key(path: Path, algorithms: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:

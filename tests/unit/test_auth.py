@@ -83,6 +83,7 @@ class TestIdentity:
                 "jti": "j1",
                 "modes": ["main", "isolated", "of tomorrow"],
                 "role": "operator",
+                "limits": {"connections": 3},
             }
         )
         assert verifier().verify(token, NOW) == Identity(
@@ -94,6 +95,7 @@ class TestIdentity:
             modes=frozenset({Mode.MAIN, Mode.ISOLATED}),
             operator=True,
             token_hash=hashlib.sha256(token.encode()).hexdigest(),
+            limits={"connections": 3},
         )
 
     def test_of_the_least_token(self) -> None:
@@ -166,6 +168,10 @@ class TestRefusedClaims:
             ({**BASE, "jti": 1}, "jti is not a string"),
             ({**BASE, "modes": "main"}, "modes is not a list"),
             ({**BASE, "modes": [1]}, "modes is not a list"),
+            ({**BASE, "limits": [1]}, "limits is not an object"),
+            ({**BASE, "limits": {"connections": "3"}}, "'connections' is not a whole number"),
+            ({**BASE, "limits": {"connections": True}}, "'connections' is not a whole number"),
+            ({**BASE, "limits": {"connections": -1}}, "'connections' is not a whole number"),
             ({"sub": "alice"}, "exp is missing"),
             ({**BASE, "exp": None}, "exp is missing"),
             ({**BASE, "exp": str(NOW + 60)}, "exp is not a number"),

@@ -28,7 +28,7 @@ class Socket:
 def socket(user: str = "alice", mode: str = "main") -> Socket:
     identity = Identity(
         owner=Owner("", user), subject=user, expires_at=1.0, issued_at=None, jti=None, modes=None,
-        operator=False, token_hash="",
+        operator=False, token_hash="", limits={},
     )  # fmt: skip
     return Socket(identity, handshake.parse("/ws", {"mode": mode}))
 
