@@ -177,6 +177,19 @@ class Keys:
             self.partition(owner), "turns", f"{owner.token}:{encode_id(connection_id)}"
         )
 
+    def revoked_user(self, owner: Owner) -> bytes:
+        """Hash: of this user, tokens issued before a moment do not count any more."""
+        return self._key(self.partition(owner), "revoked", f"user:{owner.token}")
+
+    def revoked_token(self, tenant: str, jti: str) -> bytes:
+        """Hash: a token of this tenant, by its ``jti``, does not count any more."""
+        named = Owner(tenant, jti)
+        return self._key(self.partition(named), "revoked", f"jti:{named.token}")
+
+    def ticket(self, digest: str) -> bytes:
+        """String: who a ticket is for, by the ticket's SHA-256."""
+        return self._key(zlib.crc32(digest.encode()) % self.partitions, "ticket", digest)
+
     def requests(self, agent: str) -> bytes:
         """Stream: requests that wait for a worker that serves ``agent``."""
         return f"{self.prefix}:{{queue}}:requests:{encode_id(agent)}".encode()
@@ -203,6 +216,16 @@ class Keys:
     def nodes(self) -> bytes:
         """Hash: node id → that gateway's last report."""
         return f"{self.prefix}:{{nodes}}:reports".encode()
+
+    @property
+    def audit(self) -> bytes:
+        """Stream: what operators did, with who and when."""
+        return f"{self.prefix}:{{nodes}}:audit".encode()
+
+    @property
+    def orders(self) -> bytes:
+        """Pub/sub channel: there is something new in the audit log."""
+        return f"{self.prefix}:{{nodes}}:orders".encode()
 
     @property
     def run_counts(self) -> bytes:

@@ -102,6 +102,13 @@ class Settings(BaseSettings):
     jwt_leeway_seconds: int = Field(
         default=0, ge=0, le=300, description="0 to 300: tolerated difference between clocks"
     )
+    jwt_max_age_seconds: Positive = Field(
+        default=2_592_000,
+        description="1 or more: a token's longest life; revocations are remembered for as long",
+    )
+    audit_ttl_seconds: Positive = Field(
+        default=7_776_000, description="1 or more: seconds that an operator's action is kept"
+    )
     operator_key: SecretStr | None = Field(
         default=None, min_length=16, description="bearer key of operators, 16 characters or more"
     )

@@ -174,6 +174,10 @@ def redis_keys() -> str:
         (_key(keys.message(owner, "MESSAGE")), Keys.message),
         (_key(keys.thread(owner, "THREAD")), Keys.thread),
         (_key(keys.connection(owner, "CONNECTION")), Keys.connection),
+        (_key(keys.turns(owner, "CONNECTION")), Keys.turns),
+        (_key(keys.revoked_user(owner)), Keys.revoked_user),
+        (_key(keys.revoked_token("TENANT", "JTI")), Keys.revoked_token),
+        (_key(keys.ticket("DIGEST")), Keys.ticket),
         (_key(keys.requests("AGENT")), Keys.requests),
         (_key(keys.control("NODE")), Keys.control),
     ]

@@ -55,6 +55,8 @@ class Admission:
 
     def admit(self, identity: Identity, opening: Opening, connected: Sockets[Any]) -> None:
         """Refuse with :class:`BadRequest` what the token or the limits do not allow."""
+        if identity.operator:
+            raise BadRequest("user_token_required", "an operator's token opens no chat", status=403)
         if opening.user_id is not None and opening.user_id != identity.owner.user:
             raise BadRequest("user_mismatch", "user_id must be the token's subject", status=403)
         if identity.modes is not None and opening.mode not in identity.modes:

@@ -15,9 +15,12 @@ import structlog
 from aiohttp import web
 
 from broker.config import Settings
+from broker.errors import BrokerUnavailable
+from gateway import admin, cors, user_api
+from gateway.credentials import AuthError
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.front import SILENT_SECONDS, Fronts
-from gateway.handshake import ROUTES
+from gateway.handshake import ROUTES, BadRequest
 from gateway.http_api import (
     NODE,
     OPEN_STATS,
@@ -75,7 +78,9 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     ``demo`` adds the demo's login and opens ``/ws/stats`` to this machine. Raises
     ConfigurationError for settings that no gateway can run with.
     """
-    app = web.Application(client_max_size=settings.max_message_bytes, middlewares=[_as_problems])
+    app = web.Application(
+        client_max_size=settings.max_message_bytes, middlewares=[cors.share, _as_problems]
+    )
     node = app[NODE] = Node(settings)
     app[ENTRANCE] = Entrance(node)
     app[OPEN_STATS] = demo is not None
@@ -84,6 +89,9 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     app.router.add_get("/ws/health", health)
     app.router.add_get("/ws/config", config)
     app.router.add_get("/ws/stats", stats)
+    app.router.add_post("/ws/ticket", user_api.ticket)
+    for method, path, handler in admin.ROUTES:
+        app.router.add_route(method, admin.PREFIX + path, handler)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/", page)
@@ -165,6 +173,13 @@ async def _as_problems(
     """Errors of aiohttp and of ours as RFC 9457 problems; what is unexpected is logged here."""
     try:
         return await handler(request)
+    except AuthError as error:
+        log.info("request_refused", reason=error.log_reason, token_hash=error.token_hash)
+        return problem(401, error.code, str(error))
+    except BadRequest as refused:
+        return problem(refused.status, refused.code, refused.detail)
+    except BrokerUnavailable:
+        return problem(503, "broker_unavailable", "Redis cannot be reached; try again.")
     except web.HTTPException as error:
         if error.status < web.HTTPBadRequest.status_code:
             raise

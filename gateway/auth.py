@@ -123,16 +123,6 @@ class Verifier:
         """The same, once the key that the token names is there."""
         return self.verify(token, now)
 
-    async def is_operator(self, headers: MultiMapping[str], now: float) -> bool:
-        """Whether the bearer is the operator key or a valid token with the operator's role."""
-        if is_operator(headers, self._settings):
-            return True
-        token = bearer(headers)
-        try:
-            return token is not None and (await self.authenticate(token, now)).operator
-        except AuthError:
-            return False
-
     def _check(self, raw: bytes, digest: str, now: float) -> Identity:
         """``ValueError`` says what is wrong, in words that do not repeat the token."""
         if not 0 < len(raw) <= MAX_TOKEN_BYTES:

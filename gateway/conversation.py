@@ -182,11 +182,15 @@ class Conversation:
         socket = self._socket
         try:
             identity = await socket.node.verifier.authenticate(command.token, time.time())
+            await socket.node.revocations.check(identity)
+            socket.node.revocations.recheck(identity)
+        except BrokerUnavailable:
+            raise _unavailable() from None
         except AuthError as error:
             log.info("refresh_refused", reason=error.log_reason, token_hash=error.token_hash)
             raise FrameError("not_allowed", "the token is not valid", bad=False) from None
         forbidden = identity.modes is not None and socket.opening.mode not in identity.modes
-        if identity.owner != socket.identity.owner or forbidden:
+        if identity.owner != socket.identity.owner or forbidden or identity.operator:
             socket.close(close_codes.FORBIDDEN)
             return
         socket.identity = identity

@@ -10,7 +10,6 @@ from multidict import MultiMapping
 
 OUTWARD: Final = {
     "unauthorized": "A valid token is required.",
-    "ticket_unavailable": "Tickets are not available in this version; use a bearer token.",
     "query_token_not_allowed": "This gateway does not accept tokens in the address.",
 }
 """Code → all that the peer gets to read."""
@@ -29,11 +28,11 @@ class AuthError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenOffer:
-    """A token as a request brings it, not verified.
+    """A token, or a ticket for one, as a request brings it, not verified.
 
-    ``place`` is ``authorization``, ``subprotocol``, ``query`` or ``none`` (then ``token`` is
-    ``None``). ``subprotocol_answer`` is the protocol name to answer the handshake with, wherever
-    the token is.
+    ``place`` is ``authorization``, ``subprotocol``, ``ticket``, ``query`` or ``none`` (then
+    ``token`` is ``None``). ``subprotocol_answer`` is the protocol name to answer the handshake
+    with, wherever the token is.
     """
 
     token: str | None
@@ -56,7 +55,7 @@ def token_from_request(
     if token is not None:
         return TokenOffer(token, "subprotocol", answer)
     if "ticket" in query:
-        raise AuthError("ticket_unavailable", "a ticket was offered")
+        return TokenOffer(_only(query.getall("ticket")), "ticket", answer)
     if "token" in query:
         if not allow_query_token:
             raise AuthError("query_token_not_allowed", "a token in the query was offered")

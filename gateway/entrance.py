@@ -35,6 +35,7 @@ from gateway.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 
+_AWAY: Final = "Redis cannot be reached; try again."
 _EVERYTHING: Final = Beginning(ZERO)
 
 
@@ -100,24 +101,11 @@ class Entrance:
             raise Refusal(problem(403, "origin_not_allowed", "This origin may not connect."))
         try:
             identity = await self._authenticate(arrival)
-        except AuthError as error:
-            log.info(
-                "connection_refused",
-                reason=error.log_reason,
-                token_hash=error.token_hash,
-                code=error.code,
-            )
-            refused = BadRequest(error.code, str(error), status=401)
-            raise self._refusal(arrival, refused) from None
-        try:
             opening = handshake.parse(arrival.path, arrival.query)
             node.admission.admit(identity, opening, node.sockets)
-            if node.draining:
-                raise BadRequest("draining", "connect to another gateway", status=503)
-            if not node.ready:
-                raise BadRequest("broker_unavailable", "try again in a moment", status=503)
-        except BadRequest as refused:
-            raise self._refusal(arrival, refused) from None
+            self._require_open()
+        except (AuthError, BadRequest, BrokerUnavailable) as error:
+            raise self._refusal(arrival, error) from None
         return identity, opening
 
     async def admit(self, arrival: Arrival, identity: Identity, opening: Opening) -> Admitted:
@@ -125,13 +113,14 @@ class Entrance:
         admission = self._node.admission
         admission.arriving(identity.owner)
         try:
+            await self._node.revocations.check(identity)
             opening = await admission.complete(identity, opening)
-            return await self._open(identity, opening)
-        except BadRequest as refused:
-            raise self._refusal(arrival, refused) from None
-        except BrokerUnavailable:
-            detail = "Redis cannot be reached; try again."
-            raise Refusal(problem(503, "broker_unavailable", detail)) from None
+            admitted = await self._open(identity, opening)
+            # From here to its place among the sockets nothing waits.
+            self._node.revocations.recheck(identity)
+            return admitted
+        except (AuthError, BadRequest, BrokerUnavailable) as error:
+            raise self._refusal(arrival, error) from None
         finally:
             admission.arrived(identity.owner)
 
@@ -185,11 +174,33 @@ class Entrance:
         )
         if offer.token is None:
             raise AuthError("unauthorized", "no token")
+        if offer.place == "ticket":
+            self._require_open()  # or the ticket would be gone for nothing
+            return await node.tickets.redeem(offer.token, time.time())
         return await node.verifier.authenticate(offer.token, time.time())
 
+    def _require_open(self) -> None:
+        node = self._node
+        if node.draining:
+            raise BadRequest("draining", "connect to another gateway", status=503)
+        if not node.ready:
+            raise BadRequest("broker_unavailable", "try again in a moment", status=503)
+
     @staticmethod
-    def _refusal(arrival: Arrival, refused: BadRequest) -> Refusal:
+    def _refusal(arrival: Arrival, error: AuthError | BadRequest | BrokerUnavailable) -> Refusal:
         """A refusal before the upgrade; to a browser, which cannot read that, by close code."""
+        if isinstance(error, BrokerUnavailable):
+            return Refusal(problem(503, "broker_unavailable", _AWAY))
+        if isinstance(error, AuthError):
+            log.info(
+                "connection_refused",
+                reason=error.log_reason,
+                token_hash=error.token_hash,
+                code=error.code,
+            )
+            refused = BadRequest(error.code, str(error), status=401)
+        else:
+            refused = error
         code = {401: close_codes.UNAUTHORIZED, 403: close_codes.FORBIDDEN}.get(refused.status)
         return Refusal(
             problem(refused.status, refused.code, refused.detail),

@@ -17,6 +17,7 @@ from broker.channels import Level, Mode
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
 from gateway.node import Node
+from gateway.operators import operator_of
 from gateway.stats import Latency, runs_view, summed
 from gateway.websocket import PROTOCOL
 
@@ -137,17 +138,12 @@ async def stats(request: web.Request) -> web.Response:
     node = request.app[NODE]
     open_here = request.app[OPEN_STATS] and request.remote in LOOPBACK
     if not open_here:
-        if "Authorization" not in request.headers:
-            return problem(401, "unauthorized", "An operator token is required.")
-        if not await node.verifier.is_operator(request.headers, time.time()):
-            return problem(403, "operator_required", "An operator token is required.")
+        await operator_of(node, request.headers)
     try:
-        reports = await node.reports()
+        reports = list((await node.reports()).values())
         (states, published), ended = await asyncio.gather(
             node.broker.open_by_state(), node.broker.ended_by_agent()
         )
-    except BrokerUnavailable:
-        return problem(503, "broker_unavailable", "Redis cannot be reached; try again.")
     except ResponseError as error:
         log.warning("figures_unreadable", why=str(error))
         return problem(503, "broker_unavailable", "Redis refused to tell; see the gateway's log.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import math
 import random
 import time
@@ -26,6 +27,7 @@ from broker.cursor import from_redis
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
+from broker.redis.records import pairs
 from broker.redis.topology import new_client
 from gateway import close_codes
 from gateway.admission import REFRESH_SECONDS, Admission
@@ -33,12 +35,15 @@ from gateway.auth import Identity, Verifier
 from gateway.commands import Commands, new_id
 from gateway.frames import control
 from gateway.handshake import Opening
+from gateway.orders import Orders
 from gateway.probe import Probe
 from gateway.relay import Relay
+from gateway.revocation import Revocations
 from gateway.sockets import Sockets
 from gateway.stats import Latency, report_of
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
+from gateway.tickets import Tickets
 from gateway.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
@@ -87,9 +92,14 @@ class Node:
         self.probe = Probe(self.client, subscriber, channels)
         self.tail = TailCheck(self.relay)
         self.admission = Admission(settings, self.client, self.keys)
+        self.tickets = Tickets(self.client, self.keys)
+        self.revocations = Revocations(self.broker)
+        self.orders = Orders(
+            self.broker, self.sockets, self.revocations, node_id=self.node_id, drain=self.drain
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self.on_tick: Callable[[], None] = lambda: None
-        self.relay.on_heard = self.probe.heard
+        self.relay.on_heard = self._on_heard
         self.relay.on_latency = self._on_latency
 
     # --- life
@@ -98,9 +108,12 @@ class Node:
         """Connect to Redis. BrokerUnavailable, with a clear text, after a bounded wait."""
         await self.client.start(timeout_seconds=START_SECONDS)
         try:
-            await self.relay.subscriber.start(timeout_seconds=START_SECONDS)
+            subscriber = self.relay.subscriber
+            await subscriber.start(timeout_seconds=START_SECONDS)
             async with asyncio.timeout(START_SECONDS):
                 await self.probe.listen()
+                await subscriber.subscribe(self.keys.orders)
+                await self.orders.start()
                 await self._report()  # the first write: a missing right is told before serving
         except (BrokerUnavailable, TimeoutError) as error:
             await self.client.stop()
@@ -113,6 +126,8 @@ class Node:
             self._tick_for_ever,
             self.probe.run,
             self.tail.run,
+            self.orders.run,
+            self._sweep_for_ever,
             self._report_for_ever,
         )
         self._tasks = [asyncio.create_task(each(), name=each.__qualname__) for each in work]
@@ -174,6 +189,19 @@ class Node:
         }
         return self.keys.channel(identity.owner, opening.scope, names[opening.scope])
 
+    # --- what operators order
+
+    def _on_heard(self, channel: bytes, message: bytes) -> None:
+        """A message of no channel of a user."""
+        if channel == self.keys.orders:
+            self.orders.wake()
+        else:
+            self.probe.heard(channel, message)
+
+    async def _sweep_for_ever(self) -> None:
+        turns = map(self.sockets.turn, itertools.count())
+        await self.revocations.sweep_for_ever(turns, pause_seconds=1 / TURNS_PER_SECOND)
+
     # --- health and figures
 
     @property
@@ -192,23 +220,23 @@ class Node:
         modes = self.sockets.modes
         return {
             "at": time.time(),
+            "draining": self.draining,
             "uptime_seconds": round(time.monotonic() - self.started, 3),
             "by_mode": {mode.value: modes[mode.value] for mode in Mode},
             "events": asdict(self.relay.hub.counters),
             "latency": {str(at): count for at, count in self.latency.counts.items()},
         }
 
-    async def reports(self) -> list[dict[str, Any]]:
-        """Every live node's last report, this one's fresh."""
-        stored = await self.client.execute("HGETALL", self.keys.nodes)
-        mine = self.node_id.encode()
-        others = [
-            report_of(report)
-            for name, report in zip(stored[::2], stored[1::2], strict=True)
-            if name != mine
-        ]
+    async def reports(self) -> dict[str, dict[str, Any]]:
+        """Every live node's last report by its id; this one's comes first and is fresh."""
+        stored = pairs(await self.client.execute("HGETALL", self.keys.nodes))
+        known = {self.node_id: self.report()}
         fresh = time.time() - STALE_SECONDS
-        return [self.report(), *(each for each in others if each and each["at"] > fresh)]
+        for name, text in stored.items():
+            report = report_of(text)
+            if report is not None and report["at"] > fresh:
+                known.setdefault(name.decode(errors="replace"), report)
+        return known
 
     # --- by the clock
 
@@ -282,6 +310,7 @@ def limits(settings: Settings) -> Limits:
         lease_seconds=settings.lease_seconds,
         queue_timeout_seconds=settings.queue_timeout_seconds,
         stop_deadline_seconds=settings.stop_deadline_seconds,
+        audit_ttl_seconds=settings.audit_ttl_seconds,
         durability=settings.durability,
     )
 

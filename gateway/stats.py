@@ -64,6 +64,7 @@ def report_of(stored: bytes) -> dict[str, Any] | None:
         latency = {int(at): _count(count) for at, count in report["latency"].items()}
         read = {
             "at": float(report["at"]),
+            "draining": bool(report["draining"]),
             "uptime_seconds": float(report["uptime_seconds"]),
             "by_mode": {name: _count(count) for name, count in report["by_mode"].items()},
             "events": {name: _count(count) for name, count in report["events"].items()},

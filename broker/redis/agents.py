@@ -45,3 +45,11 @@ class Agents(Store):
         stored = pairs(await self.client.execute("HGETALL", self.keys.agents))
         specs = map(spec_of, stored.values())
         return {spec.name: spec for spec in specs if spec is not None}
+
+    @unavailable_if_refused
+    async def waiting(self, agents: Sequence[str]) -> dict[str, int]:
+        """How many requests wait for a worker, by agent."""
+        lengths = await self.client.execute_many(
+            [("XLEN", self.keys.requests(name)) for name in agents]
+        )
+        return dict(zip(agents, lengths, strict=True))

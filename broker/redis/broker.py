@@ -5,11 +5,13 @@ from __future__ import annotations
 from broker.redis.agents import Agents
 from broker.redis.figures import Figures
 from broker.redis.log import Log
+from broker.redis.orders import Orders
 from broker.redis.publisher import EventPublisher
+from broker.redis.revocations import Revocations
 from broker.redis.store import Limits
 
 
-class Broker(EventPublisher, Agents, Figures, Log):
+class Broker(EventPublisher, Agents, Figures, Log, Orders, Revocations):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 

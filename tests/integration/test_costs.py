@@ -53,19 +53,18 @@ def redis_url(own_redis: Redis) -> str:
     return own_redis.url
 
 
-async def test_a_connect_takes_three_commands(
-    own_redis: Redis, gateway: Gateway, base: str
-) -> None:
-    """Subscribe; where the log ends; which runs are open. Other commands are clockwork."""
+async def test_a_connect_takes_five_commands(own_redis: Redis, gateway: Gateway, base: str) -> None:
+    """Is the user, or the token, revoked; subscribe; the log's end; open runs. Else clockwork."""
     before = await commands(own_redis)
     clients = [Client(base, f"user-{index}") for index in range(CLIENTS)]
     await asyncio.gather(*(client.__aenter__() for client in clients))
     await asyncio.gather(*(client.first("live") for client in clients))
     took = await commands(own_redis) - before
     assert took["subscribe"] == took["smembers"] == CLIENTS
+    assert 2 * CLIENTS <= took["hget"] <= 3 * CLIENTS, "revocations are looked up again by turns"
     assert CLIENTS <= took["xrevrange"] <= 2 * CLIENTS, "the tail check asks too"
     per_connect = [name for name, count in took.items() if count >= CLIENTS]
-    assert sorted(per_connect) == ["smembers", "subscribe", "xrevrange"]
+    assert sorted(per_connect) == ["hget", "smembers", "subscribe", "xrevrange"]
     await asyncio.gather(*(client.__aexit__() for client in clients))
 
 

@@ -108,6 +108,7 @@ def test_no_runs_no_rows() -> None:
 
 REPORT = {
     "at": 1.5,
+    "draining": False,
     "uptime_seconds": 2,
     "by_mode": {"main": 1},
     "events": {"published": 3},

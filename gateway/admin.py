@@ -1,0 +1,203 @@
+"""The operators' HTTP API (protocol section 7): who is there, and who has to go.
+
+Every change is written into the audit log before it is confirmed; the gateways act by that log. An
+operator whose token names a tenant sees and changes that tenant only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from broker import cursor
+from broker.channels import check_id
+from broker.events import timestamp
+from broker.redis.orders import Order, Verb
+from gateway.bodies import read_object
+from gateway.handshake import BadRequest
+from gateway.http_api import NODE, json_response
+from gateway.node import Node
+from gateway.operators import Operator, operator_of
+
+log = structlog.get_logger(__name__)
+
+PREFIX: Final = "/api/v1/admin"
+MOST_ENTRIES: Final = 500
+LONGEST_REASON: Final = 500
+
+
+async def nodes(request: web.Request) -> web.Response:
+    """``GET nodes``: every gateway that lives, with what it carries."""
+    node, _ = await _asked(request, whole_fleet=True)
+    return json_response({"nodes": [_shown(*each) for each in (await node.reports()).items()]})
+
+
+async def agents(request: web.Request) -> web.Response:
+    """``GET agents``: every agent that workers have announced, and how many requests wait."""
+    node, _ = await _asked(request, whole_fleet=True)
+    known = await node.broker.agents()
+    waiting = await node.broker.waiting(list(known))
+    return json_response(
+        {"agents": [{**asdict(known[name]), "waiting": waiting[name]} for name in sorted(known)]}
+    )
+
+
+async def audit(request: web.Request) -> web.Response:
+    """``GET audit?before&limit``: what operators did, newest first."""
+    node, operator = await _asked(request)
+    before, most = _page(request.query)
+    given = await node.broker.newest_orders(before=before, most=most)
+    shown = [
+        each.view()
+        for each in given
+        if operator.tenant is None
+        or (each.order is not None and each.order.tenant == operator.tenant)
+    ]
+    last = str(given[-1].id) if len(given) == most else None
+    return json_response({"entries": shown, "before": last})
+
+
+async def disconnect(request: web.Request) -> web.Response:
+    """``POST users/{user_id}/disconnect``: close the user's sockets everywhere with 1001."""
+    node, operator = await _asked(request)
+    fields = await read_object(request, "tenant", "reason")
+    order = Order(
+        verb=Verb.DISCONNECT,
+        by=operator.name,
+        tenant=_tenant(operator, fields),
+        user_id=_named("user_id", request.match_info["user_id"]),
+        reason=_reason(fields),
+    )
+    return await _given(node, order)
+
+
+async def revoke(request: web.Request) -> web.Response:
+    """``POST revocations``: a user's tokens up to a moment, or one token, count no more."""
+    node, operator = await _asked(request)
+    fields = await read_object(request, "tenant", "reason", "user_id", "jti", "issued_before")
+    user_id, jti = _id_in(fields, "user_id"), _id_in(fields, "jti")
+    if (user_id is None) == (jti is None):
+        raise BadRequest("bad_body", "name either user_id or jti")
+    if jti is not None and "issued_before" in fields:
+        raise BadRequest("bad_body", "issued_before belongs to user_id: a jti is one token")
+    order = Order(
+        verb=Verb.REVOKE,
+        by=operator.name,
+        tenant=_tenant(operator, fields),
+        user_id=user_id,
+        jti=jti,
+        issued_before_ms=None if jti is not None else _issued_before_ms(fields),
+        reason=_reason(fields),
+    )
+    settings = node.settings
+    ttl_seconds = settings.jwt_max_age_seconds + settings.jwt_leeway_seconds + 1
+    # First what keeps the token out, then what closes its sockets: clients come back at once.
+    before_ms = await node.broker.revoke(order, ttl_seconds=ttl_seconds)
+    until = timestamp(int((time.time() + ttl_seconds) * 1000))
+    told = {"remembered_until": until}
+    if user_id is not None:
+        told["issued_before"] = timestamp(before_ms)
+    return await _given(node, order, **told)
+
+
+async def drain(request: web.Request) -> web.Response:
+    """``POST nodes/{node_id}/drain``: that gateway sends its clients away and takes no more."""
+    node, operator = await _asked(request, whole_fleet=True)
+    fields = await read_object(request, "reason")
+    node_id = request.match_info["node_id"]
+    if node_id not in await node.reports():
+        raise BadRequest("node_not_found", "GET nodes lists those that live", status=404)
+    order = Order(verb=Verb.DRAIN, by=operator.name, node_id=node_id, reason=_reason(fields))
+    return await _given(node, order)
+
+
+ROUTES: Final = (
+    ("GET", "/nodes", nodes),
+    ("GET", "/agents", agents),
+    ("GET", "/audit", audit),
+    ("POST", "/users/{user_id:[^/]+}/disconnect", disconnect),
+    ("POST", "/revocations", revoke),
+    ("POST", "/nodes/{node_id:[^/]+}/drain", drain),
+)
+"""Method, path below :data:`PREFIX`, handler."""
+
+
+async def _asked(request: web.Request, *, whole_fleet: bool = False) -> tuple[Node, Operator]:
+    node = request.app[NODE]
+    operator = await operator_of(node, request.headers)
+    if whole_fleet and operator.tenant is not None:
+        raise BadRequest("operator_required", "for an operator of the whole fleet", status=403)
+    return node, operator
+
+
+async def _given(node: Node, order: Order, **told: Any) -> web.Response:
+    entry = await node.broker.give(order)
+    log.info("order_given", verb=order.verb, by=order.by, id=str(entry))
+    return json_response({"id": str(entry), "at": timestamp(entry.ms), **told}, status=202)
+
+
+def _tenant(operator: Operator, fields: Mapping[str, Any]) -> str:
+    """The tenant that is meant: the operator's own, or the one that he names."""
+    named = _id_in(fields, "tenant")
+    if operator.tenant is None:
+        return named or ""
+    if named not in (None, operator.tenant):
+        raise BadRequest("not_allowed", "an operator of another tenant", status=403)
+    return operator.tenant
+
+
+def _named(name: str, value: object) -> str:
+    try:
+        if not isinstance(value, str):
+            raise ValueError("must be a string")
+        return check_id(value)
+    except ValueError as error:
+        raise BadRequest(f"invalid_{name}", f"{name} {error}") from None
+
+
+def _page(query: Mapping[str, str]) -> tuple[cursor.Cursor | None, int]:
+    before = query.get("before")
+    try:
+        most = int(query.get("limit", "100"))
+        return None if before is None else cursor.parse(before), max(1, min(most, MOST_ENTRIES))
+    except ValueError:
+        raise BadRequest("invalid_page", "before is an entry's id, limit a number") from None
+
+
+def _shown(node_id: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "node_id": node_id,
+        "reported_at": timestamp(int(report["at"] * 1000)),
+        "uptime_seconds": report["uptime_seconds"],
+        "draining": report["draining"],
+        "connections": {"total": sum(report["by_mode"].values()), "by_mode": report["by_mode"]},
+    }
+
+
+def _id_in(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return None if value is None else _named(name, value)
+
+
+def _reason(fields: Mapping[str, Any]) -> str | None:
+    value = fields.get("reason")
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > LONGEST_REASON:
+        raise BadRequest("invalid_reason", f"a text of at most {LONGEST_REASON} characters")
+    return value
+
+
+def _issued_before_ms(fields: Mapping[str, Any]) -> int:
+    """Given in seconds since 1970, like a token's ``iat``; absent: now."""
+    value, now = fields.get("issued_before"), time.time()
+    if value is None:
+        value = now
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= now:
+        raise BadRequest("invalid_issued_before", "seconds since 1970, and not in the future")
+    return int(value * 1000)

@@ -1,0 +1,49 @@
+"""Who may do an operator's work: the bearer of the operator key, or of a token with that role."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from multidict import MultiMapping
+
+from gateway.auth import is_operator
+from gateway.credentials import AuthError, bearer
+from gateway.handshake import BadRequest
+from gateway.node import Node
+
+THE_KEY: Final = "operator key"
+_REQUIRED: Final = "An operator token is required."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """``name`` stands in the audit log; ``tenant`` is None for an operator of all of them."""
+
+    name: str
+    tenant: str | None
+
+
+async def operator_of(node: Node, headers: MultiMapping[str]) -> Operator:
+    """The operator who asks.
+
+    :class:`BadRequest` when nobody asks or somebody else; :class:`~broker.errors.BrokerUnavailable`
+    when it cannot be told whether the token was revoked.
+    """
+    if "Authorization" not in headers:
+        raise BadRequest("unauthorized", _REQUIRED, status=401)
+    if is_operator(headers, node.settings):
+        return Operator(name=THE_KEY, tenant=None)
+    refused = BadRequest("operator_required", _REQUIRED, status=403)
+    try:
+        token = bearer(headers)
+        if token is None:
+            raise refused
+        identity = await node.verifier.authenticate(token, time.time())
+        await node.revocations.check(identity)
+    except AuthError:
+        raise refused from None
+    if not identity.operator:
+        raise refused
+    return Operator(name=identity.subject, tenant=identity.owner.tenant or None)
