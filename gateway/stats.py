@@ -64,7 +64,7 @@ def report_of(stored: bytes) -> dict[str, Any] | None:
         latency = {int(at): _count(count) for at, count in report["latency"].items()}
         read = {
             "at": float(report["at"]),
-            "draining": bool(report["draining"]),
+            "draining": _truth(report["draining"]),
             "uptime_seconds": float(report["uptime_seconds"]),
             "by_mode": {name: _count(count) for name, count in report["by_mode"].items()},
             "events": {name: _count(count) for name, count in report["events"].items()},
@@ -78,6 +78,12 @@ def report_of(stored: bytes) -> dict[str, Any] | None:
 def _count(value: object) -> int:
     if not isinstance(value, int):
         raise TypeError("a counter is a whole number")
+    return value
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("true or false")
     return value
 
 
