@@ -102,7 +102,7 @@ async def config(request: web.Request) -> web.Response:
     """The settings in effect that a client needs; nothing secret."""
     node = request.app[NODE]
     settings = node.settings
-    places = ["authorization", "subprotocol"]
+    places = ["authorization", "subprotocol", "ticket"]
     if settings.allow_query_token:
         places.append("query")
     return json_response(
@@ -111,7 +111,12 @@ async def config(request: web.Request) -> web.Response:
             "version": product_version(),
             "modes": [mode.value for mode in Mode],
             "isolation_levels": [level.value for level in Level],
-            "endpoints": {"websocket": "/ws", "health": "/ws/health", "stats": "/ws/stats"},
+            "endpoints": {
+                "websocket": "/ws",
+                "health": "/ws/health",
+                "stats": "/ws/stats",
+                "ticket": "/ws/ticket",
+            },
             "authentication": {
                 "required": True,
                 "token_places": places,

@@ -36,6 +36,7 @@ PAGES = (
     "docs/how-to/several-gateways.md",
     "docs/how-to/follow-a-channel.md",
     "docs/how-to/measure-your-installation.md",
+    "docs/how-to/administer.md",
 )
 COMMAND_SECONDS = 40.0
 SHOWN_SECONDS = 40.0
@@ -44,14 +45,16 @@ SEPARATOR = "\x1e"
 
 CURL = """
 import sys, urllib.request
-words, headers = iter(sys.argv[1:]), {}
+words, headers, body = iter(sys.argv[1:]), {}, None
 for word in words:
     if word == "-H":
         name, _, value = next(words).partition(": ")
         headers[name] = value
+    elif word == "-d":
+        body = next(words).encode()
     elif word != "-s":
         url = word
-request = urllib.request.Request(url, headers=headers)
+request = urllib.request.Request(url, body, headers)
 sys.stdout.write(urllib.request.urlopen(request).read().decode())
 """
 """For machines without curl: as much of it as the pages use."""
