@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis as Asked
 
 from broker.channels import Owner
 from broker.codec import head
@@ -25,6 +23,7 @@ from broker.redis.broker import Broker
 from gateway.app import Gateway
 from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.support.clients import Client, live_connection
+from tests.support.commandstats import commands
 from tests.support.servers import Redis, running_fleet, running_redis, token
 
 CLIENTS = 20
@@ -39,13 +38,6 @@ def own_redis() -> Iterator[Redis]:
     """Its commands are counted, so nobody else may give it any."""
     with running_redis() as redis:
         yield redis
-
-
-async def commands(redis: Redis) -> Counter[str]:
-    """How often each command was carried out."""
-    async with Asked.from_url(redis.url) as asked:
-        stats = await asked.info("commandstats")
-    return Counter({name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()})
 
 
 @pytest.fixture
