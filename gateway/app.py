@@ -12,15 +12,17 @@ from typing import Any, Final, Protocol, Self, cast
 
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from multidict import MultiDict
 
 from broker.config import Settings
 from broker.errors import BrokerUnavailable
 from gateway import admin, cors, user_api
 from gateway.credentials import AuthError
 from gateway.entrance import Arrival, Entrance, Refusal
+from gateway.event_stream import EventStream
 from gateway.front import SILENT_SECONDS, Fronts
-from gateway.handshake import ROUTES, BadRequest
+from gateway.handshake import ROUTES, STREAM_PATH, BadRequest
 from gateway.http_api import (
     NODE,
     OPEN_STATS,
@@ -86,6 +88,7 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     app[OPEN_STATS] = demo is not None
     for path in ROUTES:
         app.router.add_get(path, websocket)
+    app.router.add_get(STREAM_PATH, event_stream, allow_head=False)
     app.router.add_get("/ws/health", health)
     app.router.add_get("/ws/config", config)
     app.router.add_get("/ws/stats", stats)
@@ -131,6 +134,33 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         transport.set_protocol(asyncio.Protocol())
         transport.write(answer)
         transport.close()
+    return Upgraded()
+
+
+async def event_stream(request: web.Request) -> web.StreamResponse:
+    """``GET /sse``: the same as server-sent events; ``Last-Event-ID`` is newer than ``after``."""
+    entrance = request.app[ENTRANCE]
+    if request.version < HttpVersion11:
+        return problem(400, "http_1_1_required", "Events are sent in chunks, as of HTTP/1.1.")
+    query = MultiDict(request.query)
+    if "Last-Event-ID" in request.headers:
+        query["after"] = request.headers["Last-Event-ID"]
+    arrival = Arrival(
+        path=STREAM_PATH,
+        query=query,
+        headers=request.headers,
+        host=request.host,
+        kind=EventStream,
+    )
+    try:
+        identity, opening = await entrance.check(arrival)
+        admitted = await entrance.admit(arrival, identity, opening)
+    except Refusal as refusal:
+        return refusal.response
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return problem(400, "gone", "The client went away.")
+    await entrance.greet(arrival, admitted, transport, leave_aiohttp(request))
     return Upgraded()
 
 

@@ -12,9 +12,10 @@ from typing import Final
 from aiohttp import web
 
 from gateway import handshake
+from gateway.handshake import STREAM_PATH
 from gateway.http_api import NODE, problem
 
-SHARED: Final = ("/ws/ticket",)
+SHARED: Final = ("/ws/ticket", STREAM_PATH)
 """Paths that a page of an allowed origin may call."""
 
 _PREFLIGHT: Final = {

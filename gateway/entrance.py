@@ -22,7 +22,9 @@ from broker.errors import BrokerUnavailable
 from gateway import close_codes, handshake
 from gateway.auth import Identity
 from gateway.commands import DEADLINE_SECONDS
+from gateway.connection import Connection
 from gateway.credentials import AuthError, subprotocol_answer, token_from_request
+from gateway.event_stream import EventStream
 from gateway.feed import Feed
 from gateway.frames import ws_close
 from gateway.handshake import BadRequest, Opening
@@ -41,12 +43,16 @@ _EVERYTHING: Final = Beginning(ZERO)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A valid WebSocket handshake. ``query`` is decoded; ``host`` as the client named it."""
+    """A request for a connection, of that kind: by default a valid WebSocket handshake.
+
+    ``query`` is decoded; ``host`` as the client named it.
+    """
 
     path: str
     query: MultiMapping[str]
     headers: CIMultiDictProxy[str]
     host: str
+    kind: type[WebSocket | EventStream] = WebSocket
 
     @property
     def from_browser(self) -> bool:
@@ -82,7 +88,7 @@ class Refusal(Exception):
 class Admitted:
     """A connection that may be upgraded now, and what it is to read."""
 
-    socket: WebSocket
+    socket: Connection
     feed: Feed | None
     beginning: Beginning
 
@@ -115,7 +121,7 @@ class Entrance:
         try:
             await self._node.revocations.check(identity)
             opening = await admission.complete(identity, opening)
-            admitted = await self._open(identity, opening)
+            admitted = await self._open(arrival, identity, opening)
             # From here to its place among the sockets nothing waits.
             self._node.revocations.recheck(identity)
             return admitted
@@ -131,7 +137,7 @@ class Entrance:
         socket, opening = admitted.socket, admitted.socket.opening
         transport.set_protocol(socket)
         socket.connection_made(transport)
-        socket.outbox.put(switching(arrival.headers, arrival.subprotocol))
+        socket.outbox.put(socket.accept(arrival.headers, arrival.subprotocol))
         socket.start(admitted.feed, admitted.beginning)
         if tail:
             socket.data_received(tail)
@@ -144,7 +150,7 @@ class Entrance:
                 # The former socket was not told, and two may not read one isolated channel.
                 socket.close(close_codes.UNAVAILABLE)
 
-    async def _open(self, identity: Identity, opening: Opening) -> Admitted:
+    async def _open(self, arrival: Arrival, identity: Identity, opening: Opening) -> Admitted:
         node, run_id = self._node, opening.run_id
         feed, beginning = None, _EVERYTHING
         if run_id is not None or opening.scope is not Scope.RUN:
@@ -153,7 +159,7 @@ class Entrance:
                 channel = await self._strict_channel(identity, run_id)
             feed = await node.relay.open(channel, timeout_seconds=DEADLINE_SECONDS)
             beginning = await node.relay.begin(feed, opening.after, bad_cursor=opening.bad_cursor)
-        socket = WebSocket(node, identity, opening)
+        socket = arrival.kind(node, identity, opening)
         return Admitted(socket=socket, feed=feed, beginning=beginning)
 
     async def _strict_channel(self, identity: Identity, run_id: str) -> Channel:

@@ -14,20 +14,21 @@ from broker.codec import Entry
 from broker.cursor import ZERO
 from broker.replay import Follower
 from gateway.outbox import Outbox
+from gateway.wires import Wire
 
 
 class Member(Protocol):
     """A socket, as the hub sees it.
 
-    ``thread``: only this thread's events, encoded; None = all. ``whole``: it gets every event of
-    its channels as it is, so none of the three before has to be looked at. ``floors``: of runs
-    whose text was given as a snapshot, up to where; None = of no run.
+    ``thread``: only this thread's events, encoded; None = all. ``whole``: a WebSocket that gets
+    every event of its channels as it is, so none of the three before has to be looked at.
+    ``floors``: of runs whose text was given as a snapshot, up to where; None = of no run.
     """
 
     owner: bytes
     thread: bytes | None
     lifecycle_only: bool
-    legacy: bool
+    wire: Wire
     whole: bool
     outbox: Outbox
     floors: dict[bytes, int] | None

@@ -1,6 +1,7 @@
-"""What goes over the wire: control frames, events in both shapes, and RFC 6455 framing.
+"""What goes over the wire: control frames, events in both shapes, and how they are framed.
 
-Server frames are not masked, so a framed event is the same bytes for every socket.
+A WebSocket's server frames (RFC 6455) are not masked, and a server-sent event is a chunk of its
+own: so a framed event is the same bytes for every socket of a kind.
 """
 
 from __future__ import annotations
@@ -64,23 +65,6 @@ def legacy_event(entry: Entry) -> bytes:
     )
 
 
-class Frames:
-    """One event in the shapes that its readers need; ``plain`` is as protocol section 2 says."""
-
-    __slots__ = ("_entry", "_legacy", "plain")
-
-    def __init__(self, entry: Entry, plain: bytes) -> None:
-        self._entry, self.plain = entry, plain
-        self._legacy = b""
-
-    @property
-    def legacy(self) -> bytes:
-        """In the V2 shape."""
-        if not self._legacy:
-            self._legacy = ws_text(legacy_event(self._entry))
-        return self._legacy
-
-
 def ws_event(event_id: bytes, body: bytes) -> bytes:
     """The text message of an event of the log: its id joined in, framed, in one step."""
     size = len(event_id) + len(body) + 8
@@ -108,6 +92,32 @@ def ws_ping(payload: bytes = b"") -> bytes:
 def ws_pong(payload: bytes) -> bytes:
     """The answer to a ping: the same payload."""
     return _frame(_PONG, payload)
+
+
+def sse_message(text: bytes, cursor: bytes) -> bytes:
+    """A server-sent event (HTML standard, section 9.2), as one chunk of an HTTP/1.1 body.
+
+    Lines end with LF alone: CRLF breaks a widely used client. JSON has line ends only between its
+    parts, where a space means the same.
+    """
+    data = text.replace(b"\n", b" ").replace(b"\r", b" ")
+    event = b"id: %b\ndata: %b\n\n" % (cursor, data) if cursor else b"data: %b\n\n" % data
+    return sse_chunk(event)
+
+
+def sse_comment(text: bytes = b"") -> bytes:
+    """What clients skip: it keeps a connection in use."""
+    return sse_chunk(b":%b\n\n" % text)
+
+
+def sse_retry(milliseconds: int) -> bytes:
+    """How long a client waits before it comes back."""
+    return sse_chunk(b"retry: %d\n\n" % milliseconds)
+
+
+def sse_chunk(data: bytes) -> bytes:
+    """One chunk (RFC 9112 section 7.1); an empty one is the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _frame(first: int, payload: bytes) -> bytes:

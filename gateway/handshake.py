@@ -23,7 +23,10 @@ ROUTES: Final[Mapping[str, Mode | None]] = {
     "/ws/factory": Mode.FACTORY,
     "/ws/isolated": Mode.ISOLATED,
 }
-"""Path → the mode that it means; None = the ``mode`` parameter says."""
+"""Path of a WebSocket → the mode that it means; None = the ``mode`` parameter says."""
+
+STREAM_PATH: Final = "/sse"
+"""Where the same is had as server-sent events; the ``mode`` parameter says."""
 
 CHOICES: Final = frozenset({"mode", "isolation_level", "connection_scope", "events"})
 """Parameters whose values are words of a fixed list."""
@@ -143,7 +146,7 @@ def origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -> b
 
 
 def _mode(path: str, query: Mapping[str, str]) -> Mode:
-    fixed = ROUTES[path]
+    fixed = ROUTES.get(path)
     given = query.get("mode")
     if given is None:
         return fixed or Mode.MAIN

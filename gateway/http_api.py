@@ -16,10 +16,10 @@ from redis.exceptions import ResponseError
 from broker.channels import Level, Mode
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
+from gateway.connection import PROTOCOL
 from gateway.node import Node
 from gateway.operators import operator_of
 from gateway.stats import Latency, runs_view, summed
-from gateway.websocket import PROTOCOL
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,8 @@ from broker.cursor import Cursor, from_redis
 from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED, USER_MESSAGE
 from broker.replay import Follower
 from gateway.feed import Batch, Feed, Joining, Member
-from gateway.frames import FIVE, Frames, ws_event, ws_text
+from gateway.frames import FIVE, ws_event
+from gateway.wires import WEBSOCKET, Frames
 
 _DELTA = AGENT_DELTA.encode()
 _STARTED = AGENT_STARTED.encode()
@@ -245,7 +246,7 @@ class Hub:
         # read: the terminal event has the response.
         begun = {each.run for each in deltas if each.seq == b"0"}.union(member.floors or ())
         mine = [each for each in deltas if each.run in begun and each.run not in joining.ended]
-        given = (self._write_delta(feed, member, each, ws_text(each.body)) for each in mine)
+        given = (self._write_delta(feed, member, each) for each in mine)
         if joining.starved or not all(given):
             self._feed_again(feed, member, joining)
         elif joining.follower.position == feed.follower.position:
@@ -257,7 +258,7 @@ class Hub:
     def emit_delta(self, feed: Feed, delta: Entry) -> None:
         """Give a delta to everyone who is level."""
         feed.texts[delta.run] = int(delta.prev)
-        frame = ws_text(delta.body)
+        frame = WEBSOCKET.text(delta.body)
         for member in list(feed.live):
             if not self._write_delta(feed, member, delta, frame):
                 del feed.live[member]
@@ -278,7 +279,7 @@ class Hub:
         if member.floors is None:
             member.floors = {}
         member.floors.pop(delta.run, None)
-        if not self._write_delta(feed, member, delta, ws_text(delta.body)):
+        if not self._write_delta(feed, member, delta):
             feed.joining[member].starved = True
         member.floors[delta.run] = int(delta.prev)
 
@@ -291,10 +292,10 @@ class Hub:
         if member.owner != entry.owner:
             self._withhold(feed, entry)
             return True
-        if entry.type not in FIVE and (member.lifecycle_only or member.legacy):
+        if entry.type not in FIVE and member.lifecycle_only:
             return True
         try:
-            frame = frames.legacy if member.legacy else frames.plain
+            frame = frames.on(member.wire)
         except ValueError:  # not an event in its old shape either; the others get it as it is
             self._needs.malformed(feed, entry)
             return True
@@ -352,20 +353,26 @@ class Hub:
         elif known is None or following > known:
             self._needs.refill(feed, delta.run)
 
-    def _write_delta(self, feed: Feed, member: Member, delta: Entry, frame: bytes) -> bool:
+    def _write_delta(
+        self, feed: Feed, member: Member, delta: Entry, plain: bytes | None = None
+    ) -> bool:
         """False: no room, or it begins within what the socket has.
+
+        ``plain``: its frame for a WebSocket, if somebody has made it.
 
         The text is kept beside the log; the socket gets it whole when it is level again.
         """
         if member.owner != delta.owner:
             self._withhold(feed, delta)
             return True
-        if member.lifecycle_only or member.legacy or member.thread not in (None, delta.thread):
+        if member.lifecycle_only or member.thread not in (None, delta.thread):
             return True
         if member.floors and (floor := member.floors.get(delta.run)) is not None:
             if 0 < int(delta.seq) < floor:
                 return int(delta.prev) <= floor
             del member.floors[delta.run]
+        wire = member.wire
+        frame = plain if plain is not None and wire is WEBSOCKET else wire.text(delta.body)
         if not member.outbox.push(frame):
             return False
         self.dirty[member] = None

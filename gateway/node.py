@@ -33,6 +33,7 @@ from gateway import close_codes
 from gateway.admission import REFRESH_SECONDS, Admission
 from gateway.auth import Identity, Verifier
 from gateway.commands import Commands, new_id
+from gateway.connection import Connection
 from gateway.frames import control
 from gateway.handshake import Opening
 from gateway.orders import Orders
@@ -44,7 +45,6 @@ from gateway.stats import Latency, report_of
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
 from gateway.tickets import Tickets
-from gateway.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ class Node:
             self.broker, node_id=self.node_id, default_agent=settings.default_agent
         )
         self.sweeper = Sweeper(self.broker, node_id=self.node_id)
-        self.sockets: Sockets[WebSocket] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
+        self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.latency = Latency()
         self._heard: list[tuple[bytes, float]] = []
         self.draining = False
@@ -169,7 +169,7 @@ class Node:
             async with asyncio.timeout(self.settings.drain_seconds * 0.2):
                 await self._emptied.wait()
 
-    def left(self, socket: WebSocket) -> None:
+    def left(self, socket: Connection) -> None:
         """A socket is gone."""
         self.sockets.discard(socket)
         if self.draining and not self.sockets:
@@ -260,7 +260,7 @@ class Node:
                 with suppress(BrokerUnavailable):
                     await self.admission.keep(self.sockets)
 
-    def _check_expiry(self, socket: WebSocket, now: float) -> None:
+    def _check_expiry(self, socket: Connection, now: float) -> None:
         expires_at = socket.identity.expires_at
         end = expires_at + EXPIRY_GRACE_SECONDS
         if now >= end:

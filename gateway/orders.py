@@ -24,7 +24,7 @@ from gateway.revocation import Revocations, close_revoked, is_meant
 from gateway.sockets import Sockets
 
 if TYPE_CHECKING:
-    from gateway.websocket import WebSocket
+    from gateway.connection import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Orders:
     def __init__(
         self,
         broker: Broker,
-        sockets: Sockets[WebSocket],
+        sockets: Sockets[Connection],
         revocations: Revocations,
         *,
         node_id: str,

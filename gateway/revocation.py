@@ -24,7 +24,7 @@ from gateway.auth import Identity
 from gateway.credentials import AuthError
 
 if TYPE_CHECKING:
-    from gateway.websocket import WebSocket
+    from gateway.connection import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Revocations:
             self._recent.popleft()
         self._recent.append((now, order))
 
-    async def sweep(self, sockets: Collection[WebSocket]) -> None:
+    async def sweep(self, sockets: Collection[Connection]) -> None:
         """Close those whose tokens were revoked; one pipeline."""
         keys = self._broker.keys
         asked = [(socket, socket.identity, records(keys, socket.identity)) for socket in sockets]
@@ -73,7 +73,7 @@ class Revocations:
                 close_revoked(socket)
 
     async def sweep_for_ever(
-        self, turns: Iterable[Collection[WebSocket]], *, pause_seconds: float
+        self, turns: Iterable[Collection[Connection]], *, pause_seconds: float
     ) -> None:
         """Sweep one group after the other until cancelled."""
         for group in turns:
@@ -110,7 +110,7 @@ def is_meant(order: Order, identity: Identity) -> bool:
     return mine and is_revoked(identity, [order.issued_before_ms or 0])
 
 
-def close_revoked(socket: WebSocket) -> None:
+def close_revoked(socket: Connection) -> None:
     """Its token does not count any more."""
     identity = socket.identity
     log.info("token_revoked", jti=identity.jti, token_hash=identity.token_hash)

@@ -1,107 +1,64 @@
 """One client's WebSocket: a small protocol object on the upgraded transport.
 
-No task and no request object per idle connection, and what only some of them need is made when it
-is needed: a reader while a frame is half there, a conversation with the first command. Frames to
-the client come ready-made from the hub. Pings are answered at once; all other commands go to the
+What only some of them need is made when it is needed: a reader while a frame is half there, a
+conversation with the first command. Pings are answered at once; all other commands go to the
 connection's conversation.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-import structlog
+from multidict import MultiMapping
 
-from broker.channels import Mode, encode_id
-from broker.cursor import ZERO, Cursor
+from broker.channels import Mode
 from broker.events import timestamp
 from gateway import close_codes, session
 from gateway.auth import Identity
 from gateway.close_codes import CloseCode
-from gateway.commands import new_id
+from gateway.connection import Connection, now_ms
 from gateway.conversation import Conversation
 from gateway.feed import Feed
 from gateway.frame_reader import BINARY, CLOSE, PING, TEXT, FrameReader, close_of
-from gateway.frames import control, legacy_control, reply, ws_close, ws_ping, ws_pong, ws_text
+from gateway.frames import reply, ws_close, ws_ping, ws_pong
 from gateway.handshake import Opening
-from gateway.outbox import MAX_UNSENT_BYTES, RESUME_BYTES, Outbox
 from gateway.resync import Beginning
 from gateway.session import FrameError, Session
+from gateway.upgrade import switching
+from gateway.wires import WEBSOCKET, WEBSOCKET_LEGACY
 
 if TYPE_CHECKING:
     from gateway.node import Node
 
-log = structlog.get_logger(__name__)
-
-PROTOCOL: Final = 3
 HARD_LIMIT_FACTOR: Final = 4
 """A frame over ``max_message_bytes`` is answered with an error; one this many times as large is not
 even read: 1009."""
 
-EXPIRY_NOTICE_SECONDS: Final = 60.0
-"""How long before its token ends a client is told (protocol section 5)."""
 
-CLOSE_SECONDS: Final = 2.0
-"""How long the peer has to answer a close frame."""
+class WebSocket(Connection):
+    """A connected client that speaks and listens."""
 
-
-class WebSocket(asyncio.Protocol):
-    """A connected client. Implements what the hub and the relay ask of a member."""
-
-    __slots__ = (
-        "_close_handle", "_closing", "_conversation", "_reader", "_reading_paused", "_room",
-        "_session", "_transport", "_unsent_before", "connection_id", "due_at", "feeds", "floors",
-        "heard", "identity", "legacy", "lifecycle_only", "node", "opening", "outbox", "owner",
-        "thread", "turn", "whole",
-    )  # fmt: skip
+    __slots__ = ("_conversation", "_reader", "_reading_paused", "_session", "heard")
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
-        self.node, self.identity, self.opening = node, identity, opening
-        self.owner = identity.owner.token.encode()
-        self.connection_id = opening.connection or new_id()
-        self.turn = opening.turn
-        # A thread filter is for main connections; other scopes are as narrow as their channel.
-        filtered = opening.mode in (Mode.MAIN, Mode.LEGACY) and opening.thread_id is not None
-        self.thread = encode_id(opening.thread_id or "").encode() if filtered else None
-        self.lifecycle_only = opening.lifecycle_only
-        self.legacy = opening.mode is Mode.LEGACY
-        self.whole = not (filtered or self.lifecycle_only or self.legacy)
-        self.outbox = Outbox()
-        self.floors: dict[bytes, int] | None = None
-        self.feeds: list[Feed] = []
+        wire = WEBSOCKET_LEGACY if opening.mode is Mode.LEGACY else WEBSOCKET
+        super().__init__(node, identity, opening, wire)
         self.heard = True
-        self._unsent_before = 0
-        self.renewed()
         self._session = Session(opening.mode, max_message_bytes=node.settings.max_message_bytes)
         self._conversation: Conversation | None = None
-        self._room: asyncio.Future[None] | None = None
-        self._closing = False
-        self._close_handle: asyncio.TimerHandle | None = None
-        self._transport: asyncio.Transport
         self._reading_paused = False
         self._reader: FrameReader | None = None
 
-    # --- the transport's side
+    def accept(self, headers: MultiMapping[str], subprotocol: str | None) -> bytes:
+        """The answer 101."""
+        return switching(headers, subprotocol)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The upgraded socket is ours."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES, low=RESUME_BYTES)
-        self.node.sockets.add(self)
+    # --- the transport's side
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone: leave nothing behind."""
-        del exc
-        self._closing = True
-        self.node.left(self)
-        self._leave_all()
-        if self._close_handle is not None:
-            self._close_handle.cancel()
-        self._tell_room()
+        super().connection_lost(exc)
         if self._conversation is not None:
             self._conversation.end()
             self._conversation = None  # it knows this socket: no cycle is to be left behind
@@ -121,14 +78,13 @@ class WebSocket(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Too much is unsent: nothing more is pushed, and the client is not read from either."""
-        self.outbox.stalled = True
+        super().pause_writing()
         self.pause_reading()
 
     def resume_writing(self) -> None:
         """There is room again."""
-        self.outbox.stalled = False
+        super().resume_writing()
         self.resume_reading()
-        self._tell_room()
 
     def pause_reading(self) -> None:
         """Let the client wait."""
@@ -144,91 +100,6 @@ class WebSocket(asyncio.Protocol):
             self._reading_paused = False
             self.heard = True  # it could not be until now
             self._transport.resume_reading()
-
-    def _tell_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-
-    # --- what the relay asks
-
-    def send(self, text: bytes) -> None:
-        """Queue a control frame, in the shape of the connection's mode."""
-        self.outbox.put(ws_text(self._shaped(text)))
-
-    def _shaped(self, text: bytes) -> bytes:
-        return legacy_control(text, _now_ms()) if self.legacy else text
-
-    def flush(self) -> None:
-        """Write what is queued, in one piece."""
-        data = self.outbox.take()
-        if data and not self._closing:
-            self._transport.write(data)
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that the peer has not taken yet."""
-        return self._transport.get_write_buffer_size()
-
-    async def drained(self) -> bool:
-        """Wait for room; False when the socket is gone."""
-        self.flush()
-        while self.outbox.full and not self._closing:
-            if self._room is None or self._room.done():
-                self._room = asyncio.get_running_loop().create_future()
-            await self._room
-            self.flush()
-        return not self._closing
-
-    # --- opening
-
-    def start(self, feed: Feed | None, beginning: Beginning) -> None:
-        """Say hello, then replay from there, then ``live``."""
-        opening, resync = self.opening, beginning.resync
-        asked = opening.after is not None or opening.bad_cursor
-        hello: dict[str, Any] = {
-            "connection_id": self.connection_id,
-            "user_id": self.identity.owner.user,
-            "mode": opening.mode,
-            "scope": opening.scope,
-            "cursor": str(feed.follower.position if feed is not None else ZERO),
-            "recovered": asked and resync is None,
-            "server_time": timestamp(_now_ms()),
-            "heartbeat_seconds": self.node.settings.heartbeat_seconds,
-            "max_message_bytes": self.node.settings.max_message_bytes,
-            "token_expires_at": timestamp(int(self.identity.expires_at * 1000)),
-            "protocol": PROTOCOL,
-        }
-        if opening.level is not None:
-            hello["isolation_level"] = opening.level
-        if opening.secret is not None:
-            hello["secret"] = opening.secret
-        if opening.thread_id is not None:
-            hello["thread_id"] = opening.thread_id
-        if asked and opening.after is not None:
-            hello["resumed_from"] = str(beginning.position)
-        self.send(control("connection_established", hello))
-        if resync is not None:
-            self.send(resync.frame())
-        if feed is None:
-            self._live(beginning.position)
-        else:
-            self._join(feed, beginning, self._live)
-        self.flush()
-
-    def _live(self, cursor: Cursor) -> None:
-        self.send(control("live", {"cursor": str(cursor)}))
-
-    def _join(
-        self, feed: Feed, beginning: Beginning, then: Callable[[Cursor], None] | None
-    ) -> None:
-        if not self._closing:
-            self.feeds.append(feed)
-            self.node.relay.join(feed, self, beginning, then=then)
-
-    def _leave_all(self) -> None:
-        feeds, self.feeds = self.feeds, []
-        for feed in feeds:
-            self.node.relay.leave(feed, self)
 
     # --- frames from the client
 
@@ -254,7 +125,7 @@ class WebSocket(asyncio.Protocol):
             self.refuse(error)
             return
         if isinstance(command, session.Ping):
-            pong = {**command.payload, "server_time": timestamp(_now_ms())}
+            pong = {**command.payload, "server_time": timestamp(now_ms())}
             try:
                 self.answer("pong", command.ref, pong)
             except TypeError:  # orjson reads deeper nesting than it writes
@@ -298,7 +169,7 @@ class WebSocket(asyncio.Protocol):
     def answer_first(self, kind: str, ref: str | None, payload: dict[str, Any]) -> None:
         """The reply, before everything that is kept back."""
         if ref is not None:
-            self.outbox.put_first(ws_text(self._shaped(reply(kind, ref, payload))))
+            self.outbox.put_first(self.wire.text(self._shaped(reply(kind, ref, payload))))
 
     def refuse(self, error: FrameError) -> None:
         """Answer with an error; too many bad frames close the connection."""
@@ -308,11 +179,11 @@ class WebSocket(asyncio.Protocol):
         if error.bad and self._session.misused(time.monotonic()):
             self.close(close_codes.MISUSE)
 
-    # --- heartbeat, expiry, closing
+    # --- heartbeat, closing
 
-    def renewed(self) -> None:
-        """The identity is new: ``due_at`` is when something has to be done about its token."""
-        self.due_at = self.identity.expires_at - EXPIRY_NOTICE_SECONDS
+    def goodbye(self, why: CloseCode) -> bytes:
+        """A close frame."""
+        return ws_close(why.code, why.name)
 
     def beat(self) -> None:
         """Once per heartbeat: a peer that neither sent (a pong) nor took anything since is gone."""
@@ -325,21 +196,3 @@ class WebSocket(asyncio.Protocol):
         if not self.outbox.stalled:
             self.outbox.put(ws_ping())
             self.flush()
-
-    def close(self, why: CloseCode) -> None:
-        """Close with a code; what was queued goes out before it."""
-        if self._closing:
-            return
-        self.outbox.held = False
-        self.outbox.put(ws_close(why.code, why.name))
-        self.flush()
-        self._closing = True
-        self._leave_all()
-        self._tell_room()
-        loop = asyncio.get_running_loop()
-        with suppress(RuntimeError):  # the transport may be closing already
-            self._close_handle = loop.call_later(CLOSE_SECONDS, self._transport.abort)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

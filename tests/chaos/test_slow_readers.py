@@ -250,6 +250,7 @@ async def test_a_heartbeat_does_not_cut_off_who_could_not_be_heard_until_now(
         while not websocket.outbox.stalled:
             number += 1
             await padded(run, number)
+        assert isinstance(websocket, WebSocket)
         websocket.heard = False  # as the last beat left it: the ping is behind all this
         await slow.until(lambda: not websocket.outbox.stalled)
         websocket.beat()

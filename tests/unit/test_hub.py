@@ -23,6 +23,7 @@ from broker.replay import Follower
 from gateway.feed import Feed, Joining, Member
 from gateway.hub import MAX_EARLY_DELTAS, TAKEN_OVER, Hub
 from gateway.outbox import MAX_UNSENT_BYTES, Outbox
+from gateway.wires import WEBSOCKET, WEBSOCKET_LEGACY
 
 pytestmark = pytest.mark.timeout(60)  # seconds; a busy machine takes its time over schedules
 
@@ -44,7 +45,8 @@ class Socket:
         legacy: bool = False,
     ) -> None:
         self.owner, self.thread = owner, thread
-        self.lifecycle_only, self.legacy = lifecycle_only, legacy
+        self.lifecycle_only = lifecycle_only or legacy
+        self.wire = WEBSOCKET_LEGACY if legacy else WEBSOCKET
         self.whole = thread is None and not lifecycle_only and not legacy
         self.outbox = Outbox()
         self.floors: dict[bytes, int] | None = None

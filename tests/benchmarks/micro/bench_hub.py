@@ -13,6 +13,7 @@ from broker.events import AGENT_THINKING, encode
 from gateway.feed import Member
 from gateway.hub import Hub, Needs
 from gateway.outbox import Outbox
+from gateway.wires import WEBSOCKET, Wire
 
 CHANNEL = Keys().channel(Owner("", "alice"), Scope.USER)
 BODY = encode(
@@ -34,7 +35,7 @@ class Socket:
     owner: bytes = b":alice"
     thread: bytes | None = None
     lifecycle_only: bool = False
-    legacy: bool = False
+    wire: Wire = WEBSOCKET
     whole: bool = True
     outbox: Outbox = field(default_factory=Outbox)
     floors: dict[bytes, int] | None = None
