@@ -1,4 +1,4 @@
-"""What a user's page does over HTTP (protocol section 7): for now, to get a ticket."""
+"""What a user does over HTTP (protocol section 7): what the socket can do, and to look back."""
 
 from __future__ import annotations
 
@@ -23,6 +23,102 @@ async def ticket(request: web.Request) -> web.Response:
     fields = await read_object(request, "modes")
     made = await node.tickets.issue(identity, _modes(fields.get("modes")))
     return json_response({"ticket": made, "expires_in_seconds": TICKET_SECONDS}, status=201)
+
+
+async def run(request: web.Request) -> web.Response:
+    """``GET /api/v1/runs/{id}``: where a run is, and its text so far."""
+    node = request.app[NODE]
+    identity = await user_of(node, request)
+    return json_response(await node.commands.run(identity.owner, request.match_info["id"]))
+
+
+async def stop(request: web.Request) -> web.Response:
+    """``POST /api/v1/runs/{id}/stop``: as often as one likes, and before it begins too."""
+    node = request.app[NODE]
+    identity = await user_of(node, request)
+    await read_object(request)
+    run_id = request.match_info["id"]
+    await node.commands.stop(identity.owner, run_id)
+    return json_response({"run_id": run_id}, status=202)
+
+
+async def history(request: web.Request) -> web.Response:
+    """``GET /api/v1/history``: a page of a channel's events, from a cursor on."""
+    node = request.app[NODE]
+    identity = await user_of(node, request)
+    asked = dict(request.query)
+    most = _limit(asked.pop("limit", None))
+    opening = _opening(request, asked, identity)
+    if opening.bad_cursor:
+        raise BadRequest("invalid_after", "after is an event's id")
+    channel = await _channel(node, identity, opening)
+    filtered = opening.scope is Scope.USER
+    return json_response(
+        await history_page(
+            node.broker,
+            channel,
+            after=opening.after or ZERO,
+            most=most,
+            thread_id=opening.thread_id if filtered else None,
+            lifecycle_only=opening.lifecycle_only,
+        )
+    )
+
+
+async def threads(request: web.Request) -> web.Response:
+    """``GET /api/v1/threads``: the user's threads, the one used last first."""
+    node = request.app[NODE]
+    identity = await user_of(node, request)
+    known = await node.broker.threads(identity.owner, most=_limit(request.query.get("limit")))
+    return json_response(
+        {
+            "threads": [
+                {"thread_id": thread_id, "used_at": timestamp(used_ms)}
+                for thread_id, used_ms in known
+            ]
+        }
+    )
+
+
+async def thread(request: web.Request) -> web.Response:
+    """``GET /api/v1/threads/{id}``: all that a page needs of a thread after a reload."""
+    node = request.app[NODE]
+    identity = await user_of(node, request)
+    asked = {**request.query, "thread_id": request.match_info["id"]}
+    opening = _opening(request, asked, identity)
+    if opening.scope not in (Scope.USER, Scope.THREAD):
+        raise BadRequest("parameter_not_allowed", "threads are of mode main or factory")
+    channel = await _channel(node, identity, opening)
+    return json_response(await whole_thread(node.broker, channel, opening.thread_id or ""))
+
+
+def _opening(request: web.Request, asked: dict[str, str], identity: Identity) -> Opening:
+    """What the query asks to read, as for a connection."""
+    if len(request.query) != len(set(request.query)):
+        raise BadRequest("repeated_parameter", "a parameter is given more than once")
+    opening = handshake.parse(request.path, asked)
+    admission.check(identity, opening)
+    return opening
+
+
+async def _channel(node: Node, identity: Identity, opening: Opening) -> Channel:
+    if opening.scope is Scope.RUN:
+        if opening.run_id is None:
+            raise BadRequest("run_id_required", "a strict run is named by run_id")
+        return await node.commands.channel(identity.owner, opening.run_id)
+    if opening.scope is Scope.THREAD and opening.thread_id is None:
+        raise BadRequest("thread_id_required", "a thread's channel is named by thread_id")
+    if opening.scope is Scope.CONNECTION:
+        await node.take_up.verify(identity, opening)
+    return node.channel(identity, opening, opening.connection or "", None)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return MOST
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise BadRequest("invalid_limit", f"limit is a number from 1 to {MOST}")
+    return int(text)
 
 
 async def user_of(node: Node, request: web.Request) -> Identity:
