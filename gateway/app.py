@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from broker.config import Settings
+from gateway.credentials import AuthError
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.front import SILENT_SECONDS, Fronts
 from gateway.handshake import ROUTES
@@ -165,6 +166,9 @@ async def _as_problems(
     """Errors of aiohttp and of ours as RFC 9457 problems; what is unexpected is logged here."""
     try:
         return await handler(request)
+    except AuthError as error:
+        log.info("request_refused", reason=error.log_reason, token_hash=error.token_hash)
+        return problem(error.status, error.code, str(error))
     except web.HTTPException as error:
         if error.status < web.HTTPBadRequest.status_code:
             raise

@@ -20,7 +20,7 @@ from broker.channels import Channel, Scope
 from broker.cursor import ZERO
 from broker.errors import BrokerUnavailable
 from gateway import close_codes, handshake
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.commands import DEADLINE_SECONDS
 from gateway.credentials import AuthError, subprotocol_answer, token_from_request
 from gateway.feed import Feed
@@ -107,7 +107,7 @@ class Entrance:
                 token_hash=error.token_hash,
                 code=error.code,
             )
-            refused = BadRequest(error.code, str(error), status=401)
+            refused = BadRequest(error.code, str(error), status=error.status)
             raise self._refusal(arrival, refused) from None
         try:
             opening = handshake.parse(arrival.path, arrival.query)
@@ -191,6 +191,8 @@ class Entrance:
     def _refusal(arrival: Arrival, refused: BadRequest) -> Refusal:
         """A refusal before the upgrade; to a browser, which cannot read that, by close code."""
         code = {401: close_codes.UNAUTHORIZED, 403: close_codes.FORBIDDEN}.get(refused.status)
+        if refused.code == "keys_unavailable":
+            code = close_codes.UNAVAILABLE
         return Refusal(
             problem(refused.status, refused.code, refused.detail),
             by_code=code if arrival.from_browser else None,
