@@ -53,8 +53,8 @@ class Rules:
     audiences: tuple[str, ...] = ()
     issuer: str | None = None
     token_type: str | None = None
-    leeway_seconds: float = 0
-    max_age_seconds: float = 2592000
+    leeway_seconds: int = 0
+    max_age_seconds: int = 2592000
 
 
 def check_header(header: Mapping[str, Any], rules: Rules) -> None:
@@ -112,7 +112,7 @@ def _check_times(claims: dict[str, Any], rules: Rules, now: float) -> tuple[floa
         raise ValueError("iat is in the future")
     # A revocation is remembered for only so long.
     if expires_at - (now if issued_at is None else issued_at) > rules.max_age_seconds:
-        raise ValueError(f"it is valid for longer than {rules.max_age_seconds:g} s")
+        raise ValueError(f"it is valid for longer than {rules.max_age_seconds} s")
     return expires_at, issued_at
 
 
