@@ -127,6 +127,7 @@ FAULTS: Final[dict[str, Forge]] = {
     "exp a string": lambda: forged(claims(exp="9999999999")),
     "signature padded": lambda: forged() + "==",
     "four segments": lambda: forged() + ".x",
+    "five segments": lambda: f"{b64(b'{}')}.x.{forged()}",
     "two segments": lambda: forged().rpartition(".")[0],
     "swapped segments": lambda: ".".join(reversed(forged().split("."))),
     "too long": lambda: forged(claims(filler="x" * 8192)),
