@@ -81,8 +81,9 @@ async def _keys(source: KeySource, settings: Settings) -> Finding:
         setting = "RUNCAST_JWT_JWKS_URL"
         await source.refresh()
         if not (health := source.health())["ok"]:
+            why = source.why or health["detail"]
             todo = "Check the address, and that its server answers with a key set."
-            return Finding("token keys", ok=False, detail=f"{setting}: {health['detail']}. {todo}")
+            return Finding("token keys", ok=False, detail=f"{setting}: {why}. {todo}")
     keys = source.keys
     kids = ", ".join(sorted(kid for kid in keys.kids if kid is not None)) or "no kid"
     detail = f"{len(keys)} from {setting} ({kids}); accepts {', '.join(keys.algorithms)}"

@@ -9,16 +9,13 @@ from typing import Any, Final
 import jwt
 import orjson
 
-from gateway.keys import Key, KeySet, UnusableKey, public_key, secret_key
+from gateway.keys import MAX_KID_CHARS, Key, KeySet, UnusableKey, public_key, secret_key
 
 MAX_SET_BYTES: Final = 256 * 1024
 """A hundred times a usual set: whoever answers with more does not answer with keys."""
 
 MAX_KEYS: Final = 64
 """Far more than any rotation needs; each is parsed at every fetch."""
-
-MAX_KID_CHARS: Final = 256
-"""Names that are looked for are remembered for a while."""
 
 _TODO: Final = "Publish it as a signing key, or leave it: it is ignored."
 _PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})

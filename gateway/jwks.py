@@ -126,7 +126,7 @@ class FetchedKeys:
         self.keys = KeySet()
         self.usable_until = self._freshness.usable_until
         self.why = "it was not fetched yet"
-        """Of the last fetch that failed."""
+        """Why the last fetch failed, if it did. It names addresses: for the log only."""
         self.on_change: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
@@ -162,7 +162,8 @@ class FetchedKeys:
         """For ``/ws/health``: nothing of it is secret."""
         now = self._clock()
         if now >= self.usable_until:
-            return {"ok": False, "detail": f"there are no keys: {self.why}", "keys": 0}
+            detail = "the key set cannot be fetched, so there are no keys"
+            return {"ok": False, "detail": detail, "keys": 0}
         if self._freshness.failing:
             left = round(self.usable_until - now)
             detail = f"the key set cannot be fetched; what it held counts for {left} s more"
@@ -201,6 +202,7 @@ class FetchedKeys:
 
     def _take(self, read: Published, fresh_for: float | None, looked_for: str | None) -> None:
         missing = looked_for is not None and looked_for not in read.keys.kids
+        self.why = ""
         self._freshness.fetched(self._clock(), fresh_for, looked_for if missing else None)
         self.usable_until = self._freshness.usable_until
         if read.ignored != self._ignored:

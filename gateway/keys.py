@@ -24,6 +24,9 @@ MIN_RSA_BITS: Final = 2048
 MIN_SECRET_BYTES: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 64}
 """RFC 7518 section 3.2: a secret is at least as long as the hash's output."""
 
+MAX_KID_CHARS: Final = 256
+"""Of a key's name: those that are looked for are remembered for a while, and logged."""
+
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "secret": tuple(MIN_SECRET_BYTES),
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -55,7 +58,7 @@ class UnknownKid(ValueError):
 
     def __init__(self, kid: str) -> None:
         self.kid = kid
-        super().__init__("no key has the token's kid")
+        super().__init__(f"no key has the token's kid, {kid!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,8 @@ class KeySet:
         if name is None and None not in self.kids:
             if kid is None:
                 raise ValueError("the token names no key")
+            if len(kid) > MAX_KID_CHARS:
+                raise ValueError("the token's kid is too long")
             raise UnknownKid(kid)
         key = self._found.get((name, algorithm)) if isinstance(algorithm, str) else None
         if key is None:

@@ -323,7 +323,8 @@ async def test_keys_count_on_for_a_while_and_then_no_more(rig: Rig) -> None:
     assert await rig.code(token) == "keys_unavailable", "although it was verified before"
     health = rig.source.health()
     assert health["ok"] is False
-    assert health["detail"].startswith("there are no keys: ")
+    assert health["detail"] == "the key set cannot be fetched, so there are no keys"
+    assert str(rig.login.port) in rig.source.why, "an address, which health does not tell"
     await rig.login.up()
     rig.clock.now += 2 + MOST_RETRY_SECONDS
     assert await rig.code(token) == "ok"

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
+from tests.support.servers import free_port
+
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 OTHER_EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -91,7 +93,7 @@ class LoginService:
         self.answer: Callable[[], web.Response] = self.published
         self.hold: asyncio.Event | None = None
         """Every answer waits for it."""
-        self.port = 0
+        self.port = free_port()
         self._runner: web.AppRunner
 
     @property
@@ -127,8 +129,6 @@ class LoginService:
     async def _listen(self) -> None:
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
-        assert site._server is not None
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
 
     async def _serve(self, request: web.Request) -> web.Response:
         del request

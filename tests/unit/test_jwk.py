@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
 from gateway.jwk import MAX_KEYS, MAX_SET_BYTES, NoKeySet, jwk_key, read_key_set
 from gateway.keys import KINDS, UnusableKey
 from tests.support.keys import EC_KEY, ED_KEY, OTHER_EC_KEY, RSA_KEY, SECRET_KEY, jwk, key_set
+
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ALL = tuple(name for names in KINDS.values() for name in names)
 WEAK = rsa.generate_private_key(65537, 1024)
@@ -145,12 +147,14 @@ _member = st.sampled_from(
 _value = st.sampled_from(["RSA", "EC", "OKP", "oct", "P-256", "Ed25519", "sig", "RS256"]) | _json
 
 
+@relaxed
 @given(key=st.dictionaries(_member, _value), both=st.booleans())
 def test_whatever_is_published_is_taken_or_passed_over(key: dict[str, Any], *, both: bool) -> None:
     read = read_key_set(key_set(key), ALL, secrets=both)
     assert len(read.keys) + len(read.ignored) == 1
 
 
+@relaxed
 @given(st.sampled_from([RSA_KEY, EC_KEY, ED_KEY]), st.dictionaries(_member, _value, max_size=2))
 def test_a_spoiled_key_is_a_key_of_its_kind_or_none(key: Any, spoiled: dict[str, Any]) -> None:
     """Whatever else it says, it never verifies with an algorithm of another kind."""

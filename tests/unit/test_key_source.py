@@ -239,8 +239,9 @@ def test_several_files_are_told_apart_by_kid(tmp_path: Path) -> None:
     for kid, key, why in (
         ("2026-05", EC_KEY, "signature does not match"),
         ("2026-11", OTHER_EC_KEY, "signature does not match"),
-        ("2025-11", EC_KEY, "no key has the token's kid"),
-        ("", EC_KEY, "no key has the token's kid"),
+        ("2025-11", EC_KEY, "no key has the token's kid, '2025-11'"),
+        ("k" * 257, EC_KEY, "the token's kid is too long"),
+        ("", EC_KEY, "no key has the token's kid, ''"),
         (None, EC_KEY, "the token names no key"),
     ):
         with pytest.raises(AuthError) as caught:
