@@ -20,7 +20,7 @@ from broker.channels import Mode, encode_id
 from broker.cursor import ZERO, Cursor
 from broker.events import timestamp
 from gateway import close_codes, session
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.close_codes import CloseCode
 from gateway.commands import new_id
 from gateway.conversation import Conversation
