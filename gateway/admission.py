@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from broker.channels import Keys, Mode, Owner
 from broker.config import Settings
 from broker.redis.client import RedisClient
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.commands import new_id
 from gateway.handshake import BadRequest, Opening
 from gateway.session import FrameError

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from broker.channels import Mode, encode_id
 from broker.cursor import ZERO, Cursor
 from broker.events import timestamp
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.close_codes import CloseCode
 from gateway.commands import new_id
 from gateway.feed import Feed

@@ -19,7 +19,7 @@ from broker.errors import BrokerUnavailable
 from broker.events import timestamp
 from gateway import close_codes, session
 from gateway.commands import DEADLINE_SECONDS, Message, new_id
-from gateway.credentials import AuthError
+from gateway.credentials import AuthError, KeyMissing
 from gateway.feed import Feed
 from gateway.resync import Beginning
 from gateway.session import Command, FrameError
@@ -188,6 +188,8 @@ class Conversation:
             raise _unavailable() from None
         except AuthError as error:
             log.info("refresh_refused", reason=error.log_reason, token_hash=error.token_hash)
+            if isinstance(error, KeyMissing):
+                raise _unavailable() from None
             raise FrameError("not_allowed", "the token is not valid", bad=False) from None
         forbidden = identity.modes is not None and socket.opening.mode not in identity.modes
         if identity.owner != socket.identity.owner or forbidden or identity.operator:

@@ -20,7 +20,7 @@ from broker.channels import Channel, Scope
 from broker.cursor import ZERO
 from broker.errors import BrokerUnavailable
 from gateway import close_codes, handshake
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.commands import DEADLINE_SECONDS
 from gateway.connection import Connection
 from gateway.credentials import AuthError, subprotocol_answer, token_from_request
@@ -204,10 +204,12 @@ class Entrance:
                 token_hash=error.token_hash,
                 code=error.code,
             )
-            refused = BadRequest(error.code, str(error), status=401)
+            refused = BadRequest(error.code, str(error), status=error.status)
         else:
             refused = error
         code = {401: close_codes.UNAUTHORIZED, 403: close_codes.FORBIDDEN}.get(refused.status)
+        if refused.code == "keys_unavailable":
+            code = close_codes.UNAVAILABLE
         return Refusal(
             problem(refused.status, refused.code, refused.detail),
             by_code=code if arrival.from_browser else None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from multidict import MultiMapping
 
 from broker.channels import Mode
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.close_codes import CloseCode
 from gateway.connection import Connection
 from gateway.frames import control, sse_chunk, sse_comment, sse_retry

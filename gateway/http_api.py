@@ -209,7 +209,9 @@ async def _checks(node: Node) -> dict[str, dict[str, Any]]:
         "ok": sweeper is not None,
         "detail": "some gateway sweeps" if sweeper is not None else "no gateway sweeps",
     }
-    return {"redis": redis, "pubsub": pubsub, "sweeper": swept}
+    checks = {"redis": redis, "pubsub": pubsub, "sweeper": swept}
+    keys = node.verifier.health()
+    return checks if keys is None else {**checks, "keys": keys}
 
 
 def _title(status: int) -> str:

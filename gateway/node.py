@@ -31,7 +31,8 @@ from broker.redis.records import pairs
 from broker.redis.topology import new_client
 from gateway import close_codes
 from gateway.admission import REFRESH_SECONDS, Admission
-from gateway.auth import Identity, Verifier
+from gateway.auth import Verifier
+from gateway.claims import Identity
 from gateway.commands import Commands, new_id
 from gateway.connection import Connection
 from gateway.frames import control
@@ -93,7 +94,7 @@ class Node:
         self.tail = TailCheck(self.relay)
         self.admission = Admission(settings, self.client, self.keys)
         self.tickets = Tickets(self.client, self.keys)
-        self.revocations = Revocations(self.broker)
+        self.revocations = Revocations(self.broker, self.verifier)
         self.orders = Orders(
             self.broker, self.sockets, self.revocations, node_id=self.node_id, drain=self.drain
         )
@@ -121,6 +122,7 @@ class Node:
             told = error.why if isinstance(error, BrokerUnavailable) else ""
             why = told or self.relay.subscriber.why or "no answer in time"
             raise BrokerUnavailable(why=why) from error
+        await self.verifier.start()
         work = (
             self.sweeper.run,
             self._tick_for_ever,
@@ -140,6 +142,7 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.verifier.stop()
         with suppress(BrokerUnavailable):
             await self.client.execute("HDEL", self.keys.nodes, self.node_id)
         await self.relay.stop()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from broker.channels import Owner
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.handshake import Opening
 
 

@@ -15,7 +15,7 @@ from multidict import MultiMapping
 from broker.channels import Mode
 from broker.events import timestamp
 from gateway import close_codes, session
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.close_codes import CloseCode
 from gateway.connection import Connection, now_ms
 from gateway.conversation import Conversation

@@ -35,6 +35,7 @@ PAGES = (
     "docs/how-to/test-an-agent.md",
     "docs/how-to/several-gateways.md",
     "docs/how-to/follow-a-channel.md",
+    "docs/how-to/rotate-keys.md",
     "docs/how-to/measure-your-installation.md",
     "docs/how-to/administer.md",
 )

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -119,18 +120,19 @@ async def test_the_old_routes_have_their_modes(base: str, path: str, mode: str) 
         assert hello["payload"]["mode"] == mode
 
 
+SOON = int(time.time()) + 3600
 NOT_AUTHENTICATED: dict[str, dict[str, str]] = {
     "no token": {},
     "empty": bearer(""),
     "not a token": bearer("abc"),
     "another scheme": {"Authorization": f"Basic {token()}"},
     "expired": bearer(token(ttl_seconds=-10)),
-    "another key": bearer(jwt.encode({"sub": "a", "exp": 9999999999}, "k" * 40, "HS256")),
-    "another algorithm": bearer(jwt.encode({"sub": "a", "exp": 9999999999}, SECRET, "HS384")),
+    "another key": bearer(jwt.encode({"sub": "a", "exp": SOON}, "k" * 40, "HS256")),
+    "another algorithm": bearer(jwt.encode({"sub": "a", "exp": SOON}, SECRET, "HS384")),
     "no expiry": bearer(jwt.encode({"sub": "a"}, SECRET, "HS256")),
-    "no subject": bearer(jwt.encode({"exp": 9999999999}, SECRET, "HS256")),
+    "no subject": bearer(jwt.encode({"exp": SOON}, SECRET, "HS256")),
     "not yet valid": bearer(
-        jwt.encode({"sub": "a", "exp": 9999999999, "nbf": 9999999998}, SECRET, "HS256")
+        jwt.encode({"sub": "a", "exp": SOON, "nbf": SOON - 60}, SECRET, "HS256")
     ),
     "a token without a protocol's name": {"Sec-WebSocket-Protocol": f"jwt.{token()}"},
 }

@@ -14,8 +14,8 @@ from broker.config import Settings
 from broker.redis.broker import Broker
 from broker.redis.orders import Order, Verb
 from gateway.app import Gateway
-from gateway.auth import issue_token
 from gateway.feed import Feed
+from gateway.tokens import issue_token
 from tests.support.clients import Client, eventually, lose_live
 from tests.support.servers import OPERATOR_KEY, SECRET
 

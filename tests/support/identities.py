@@ -8,7 +8,7 @@ from typing import Any, Final
 import aiohttp
 
 from broker.channels import Owner
-from gateway.auth import issue_token
+from gateway.tokens import issue_token
 from tests.support.clients import FIVE, Client, Frame, payload_of
 from tests.support.servers import OPERATOR_KEY, SECRET
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.embedded import find_server
-from gateway.auth import issue_token
+from gateway.tokens import issue_token
 
 SECRET = "a secret of the tests, long enough for HS256 and for HS512 as well: 64 bytes"
 OPERATOR_KEY = "an operator key of the tests"

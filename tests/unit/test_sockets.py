@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.channels import Owner
 from gateway import handshake
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.handshake import Opening
 from gateway.sockets import Sockets
 
