@@ -138,16 +138,10 @@ class Conversation:
         self._socket.hold()
         try:
             registered = await node.commands.register(message, spec)
-            accepted = {
-                "run_id": registered.run_id,
-                "thread_id": registered.thread_id,
-                "agent": registered.agent,
-                "duplicate": registered.duplicate,
-            }
             if registered.duplicate and own_feed is not None:
                 self._socket.leave(own_feed)
                 await self._read_run(registered.run_id, ZERO, bad_cursor=False)
-            self._socket.answer_first("run_accepted", command.ref, accepted)
+            self._socket.answer_first("run_accepted", command.ref, registered.told)
         except FrameError:
             if own_feed is not None:
                 self._socket.leave(own_feed)

@@ -1,7 +1,7 @@
 """A channel's retained events, read in pages and not followed (protocol section 7).
 
-What a page needs after a reload is put together from them: a thread's messages, and of each run that
-has not ended what it has shown so far.
+What a page needs after a reload is put together from them: a thread's messages, and of each run
+that has not ended what it has shown so far.
 """
 
 from __future__ import annotations

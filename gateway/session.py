@@ -157,6 +157,12 @@ class Session:
         return len(self._bad) == MAX_BAD_FRAMES and now - self._bad[0] < MISUSE_SECONDS
 
 
+def message(ref: object, payload: dict[str, Any]) -> SendMessage:
+    """A ``user_message``'s payload, under this message id; :class:`FrameError` when it is none."""
+    named = None if ref is None else _checked({"id": ref}, "id", ref=None)
+    return _message(named, payload)
+
+
 def _command(kind: str, ref: str | None, payload: dict[str, Any]) -> Command:
     read = COMMANDS.get(kind)
     if read is None:

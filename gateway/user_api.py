@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 from aiohttp import web
 
-from broker.channels import Mode
+from broker.channels import Channel, Level, Mode, Scope
+from broker.cursor import ZERO
+from broker.events import timestamp
+from gateway import admission, handshake, history, session
 from gateway.bodies import read_object
 from gateway.claims import Identity
+from gateway.commands import new_id
 from gateway.credentials import AuthError, bearer
-from gateway.handshake import BadRequest
+from gateway.handshake import BadRequest, Opening
+from gateway.history import MOST
 from gateway.http_api import NODE, json_response
+from gateway.messages import message_of
 from gateway.node import Node
 from gateway.tickets import TICKET_SECONDS
+
+PREFIX: Final = "/api/v1"
+
+_PLACE: Final = ("mode", "isolation_level", "connection", "secret", "thread_id")
+"""Fields of a message that say to which channel its run publishes, as a connection's query does."""
 
 
 async def ticket(request: web.Request) -> web.Response:
@@ -23,6 +37,33 @@ async def ticket(request: web.Request) -> web.Response:
     fields = await read_object(request, "modes")
     made = await node.tickets.issue(identity, _modes(fields.get("modes")))
     return json_response({"ticket": made, "expires_in_seconds": TICKET_SECONDS}, status=201)
+
+
+async def message(request: web.Request) -> web.Response:
+    """``POST /api/v1/messages``: begin a run; the same ``id`` again gives the same run."""
+    node = request.app[NODE]
+    identity = await user_of(node, request)
+    fields = await read_object(request, "id", "content", "agent", "metadata", *_PLACE)
+    asked = {name: fields[name] for name in _PLACE if fields.get(name) is not None}
+    if not all(isinstance(value, str) for value in asked.values()):
+        raise BadRequest("bad_body", f"{', '.join(_PLACE)} are strings")
+    opening = _opening(request, asked, identity)
+    command = session.message(fields.get("id"), fields)
+    if opening.scope is Scope.CONNECTION:
+        await _own_connection(node, identity, opening)
+    thread_id = command.thread_id or new_id()
+    if opening.level is Level.STANDARD:
+        opening = replace(opening, thread_id=thread_id)
+    begun = message_of(
+        node, identity, opening, command,
+        connection_id=opening.connection or "", thread_id=thread_id,
+    )  # fmt: skip
+    spec = await node.commands.agent(command.agent)
+    registered = await node.commands.register(begun, spec)
+    if not registered.duplicate:
+        node.tally.accept(identity.owner.tenant)
+    await node.commands.enqueue(registered, spec, identity.owner)
+    return json_response(registered.told, status=202)
 
 
 async def run(request: web.Request) -> web.Response:
@@ -42,7 +83,7 @@ async def stop(request: web.Request) -> web.Response:
     return json_response({"run_id": run_id}, status=202)
 
 
-async def history(request: web.Request) -> web.Response:
+async def events(request: web.Request) -> web.Response:
     """``GET /api/v1/history``: a page of a channel's events, from a cursor on."""
     node = request.app[NODE]
     identity = await user_of(node, request)
@@ -54,7 +95,7 @@ async def history(request: web.Request) -> web.Response:
     channel = await _channel(node, identity, opening)
     filtered = opening.scope is Scope.USER
     return json_response(
-        await history_page(
+        await history.page(
             node.broker,
             channel,
             after=opening.after or ZERO,
@@ -89,11 +130,11 @@ async def thread(request: web.Request) -> web.Response:
     if opening.scope not in (Scope.USER, Scope.THREAD):
         raise BadRequest("parameter_not_allowed", "threads are of mode main or factory")
     channel = await _channel(node, identity, opening)
-    return json_response(await whole_thread(node.broker, channel, opening.thread_id or ""))
+    return json_response(await history.thread(node.broker, channel, opening.thread_id or ""))
 
 
-def _opening(request: web.Request, asked: dict[str, str], identity: Identity) -> Opening:
-    """What the query asks to read, as for a connection."""
+def _opening(request: web.Request, asked: Mapping[str, str], identity: Identity) -> Opening:
+    """Which channel is meant, as for a connection."""
     if len(request.query) != len(set(request.query)):
         raise BadRequest("repeated_parameter", "a parameter is given more than once")
     opening = handshake.parse(request.path, asked)
@@ -109,8 +150,14 @@ async def _channel(node: Node, identity: Identity, opening: Opening) -> Channel:
     if opening.scope is Scope.THREAD and opening.thread_id is None:
         raise BadRequest("thread_id_required", "a thread's channel is named by thread_id")
     if opening.scope is Scope.CONNECTION:
-        await node.take_up.verify(identity, opening)
+        await _own_connection(node, identity, opening)
     return node.channel(identity, opening, opening.connection or "", None)
+
+
+async def _own_connection(node: Node, identity: Identity, opening: Opening) -> None:
+    if opening.connection is None:
+        raise BadRequest("secret_required", "name the connection and its secret")
+    await node.take_up.verify(identity, opening)
 
 
 def _limit(text: str | None) -> int:
@@ -144,3 +191,15 @@ def _modes(named: object) -> frozenset[Mode] | None:
     if not isinstance(named, list) or not all(name in valid for name in named):
         raise BadRequest("invalid_modes", f"modes: a list of {', '.join(valid)}")
     return frozenset(map(Mode, named))
+
+
+ROUTES: Final = (
+    ("POST", "/ws/ticket", ticket),
+    ("POST", f"{PREFIX}/messages", message),
+    ("GET", f"{PREFIX}/runs/{{id:[^/]+}}", run),
+    ("POST", f"{PREFIX}/runs/{{id:[^/]+}}/stop", stop),
+    ("GET", f"{PREFIX}/history", events),
+    ("GET", f"{PREFIX}/threads", threads),
+    ("GET", f"{PREFIX}/threads/{{id:[^/]+}}", thread),
+)
+"""Method, path, handler."""

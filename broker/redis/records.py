@@ -65,6 +65,16 @@ class Registered:
     enqueue: bool
     busy: tuple[str, ...] = ()
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The payload of ``run_accepted`` (protocol section 6)."""
+        return {
+            "run_id": self.run_id,
+            "thread_id": self.thread_id,
+            "agent": self.agent,
+            "duplicate": self.duplicate,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:

@@ -1,0 +1,38 @@
+"""A user's message, on its way from whatever transport to an agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.claims import Identity
+from gateway.commands import Message, new_id
+from gateway.handshake import Opening
+from gateway.session import SendMessage
+
+if TYPE_CHECKING:
+    from gateway.node import Node
+
+
+def message_of(
+    node: Node,
+    identity: Identity,
+    opening: Opening,
+    command: SendMessage,
+    *,
+    connection_id: str,
+    thread_id: str,
+) -> Message:
+    """The message and the run that it is to begin, with what limits both."""
+    run_id = new_id()
+    return Message(
+        run_id=run_id,
+        owner=identity.owner,
+        channel=node.channel(identity, opening, connection_id, run_id),
+        thread_id=thread_id,
+        agent=command.agent,
+        content=command.content,
+        metadata=command.metadata,
+        message_id=command.ref or new_id(),
+        allowance=node.admission.allowance(identity),
+        shared=node.admission.policy.shared(identity.owner.tenant),
+    )
