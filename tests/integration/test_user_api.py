@@ -19,7 +19,7 @@ from tests.support.servers import OPERATOR_KEY, token
 
 
 class Agents:
-    """``speaks`` streams two words and waits for the test to let it end; ``echoes`` just answers."""
+    """``speaks`` streams two words and waits until it may end; ``echoes`` just answers."""
 
     def __init__(self, settings: Settings) -> None:
         self.worker = Worker(settings=settings)
