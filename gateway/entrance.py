@@ -19,7 +19,7 @@ from multidict import CIMultiDictProxy, MultiMapping
 from broker.channels import Channel, Scope
 from broker.cursor import ZERO
 from broker.errors import BrokerUnavailable
-from gateway import close_codes, handshake
+from gateway import admission, close_codes, handshake
 from gateway.auth import Identity
 from gateway.commands import DEADLINE_SECONDS
 from gateway.credentials import AuthError, subprotocol_answer, token_from_request
@@ -36,6 +36,11 @@ from gateway.websocket import WebSocket
 log = structlog.get_logger(__name__)
 
 _EVERYTHING: Final = Beginning(ZERO)
+_TOLD_BY_CODE: Final = {
+    401: close_codes.UNAUTHORIZED,
+    403: close_codes.FORBIDDEN,
+    429: close_codes.TOO_MANY,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,7 @@ class Entrance:
         node = self._node
         origin = arrival.headers.get("Origin")
         if not handshake.origin_allowed(origin, arrival.host, node.settings.allowed_origins):
+            node.tally.refuse("origin_not_allowed")
             raise Refusal(problem(403, "origin_not_allowed", "This origin may not connect."))
         try:
             identity = await self._authenticate(arrival)
@@ -111,29 +117,31 @@ class Entrance:
             raise self._refusal(arrival, refused) from None
         try:
             opening = handshake.parse(arrival.path, arrival.query)
-            node.admission.admit(identity, opening, node.sockets)
+            admission.check(identity, opening)
             if node.draining:
                 raise BadRequest("draining", "connect to another gateway", status=503)
             if not node.ready:
                 raise BadRequest("broker_unavailable", "try again in a moment", status=503)
         except BadRequest as refused:
-            raise self._refusal(arrival, refused) from None
+            raise self._refusal(arrival, refused, identity) from None
         return identity, opening
 
     async def admit(self, arrival: Arrival, identity: Identity, opening: Opening) -> Admitted:
         """Subscribe, and await that it is acknowledged; :class:`Refusal` when it cannot be."""
-        admission = self._node.admission
-        admission.arriving(identity.owner)
+        node = self._node
+        node.seats.arrive(identity.owner)
         try:
-            opening = await admission.complete(identity, opening)
+            await node.admission.seat(identity)
+            opening = await node.take_up.complete(identity, opening)
             return await self._open(identity, opening)
         except BadRequest as refused:
-            raise self._refusal(arrival, refused) from None
+            raise self._refusal(arrival, refused, identity) from None
         except BrokerUnavailable:
             detail = "Redis cannot be reached; try again."
-            raise Refusal(problem(503, "broker_unavailable", detail)) from None
+            away = BadRequest("broker_unavailable", detail, status=503)
+            raise self._refusal(arrival, away, identity) from None
         finally:
-            admission.arrived(identity.owner)
+            node.seats.arrived(identity.owner)
 
     async def greet(
         self, arrival: Arrival, admitted: Admitted, transport: asyncio.Transport, tail: bytes
@@ -149,7 +157,7 @@ class Entrance:
         if opening.turn and admitted.feed is not None:
             live = admitted.feed.channel.live
             try:
-                if not await self._node.admission.announce(socket.identity, opening, live):
+                if not await self._node.take_up.announce(socket.identity, opening, live):
                     socket.close(close_codes.TAKEN_OVER)
             except BrokerUnavailable:
                 # The former socket was not told, and two may not read one isolated channel.
@@ -187,11 +195,17 @@ class Entrance:
             raise AuthError("unauthorized", "no token")
         return await node.verifier.authenticate(offer.token, time.time())
 
-    @staticmethod
-    def _refusal(arrival: Arrival, refused: BadRequest) -> Refusal:
+    def _refusal(
+        self, arrival: Arrival, refused: BadRequest, identity: Identity | None = None
+    ) -> Refusal:
         """A refusal before the upgrade; to a browser, which cannot read that, by close code."""
-        code = {401: close_codes.UNAUTHORIZED, 403: close_codes.FORBIDDEN}.get(refused.status)
+        self._node.tally.refuse(refused.code, identity.owner.tenant if identity else "")
         return Refusal(
-            problem(refused.status, refused.code, refused.detail),
-            by_code=code if arrival.from_browser else None,
+            problem(
+                refused.status,
+                refused.code,
+                refused.detail,
+                retry_after_seconds=refused.retry_after_seconds,
+            ),
+            by_code=_TOLD_BY_CODE.get(refused.status) if arrival.from_browser else None,
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from broker.redis.agents import Agents
 from broker.redis.figures import Figures
 from broker.redis.log import Log
+from broker.redis.overdue import Overdue
 from broker.redis.publisher import EventPublisher
 from broker.redis.store import Limits
 
 
-class Broker(EventPublisher, Agents, Figures, Log):
+class Broker(EventPublisher, Overdue, Agents, Figures, Log):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 

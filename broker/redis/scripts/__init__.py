@@ -49,5 +49,10 @@ STOP: Final = _load("stop")
 RELEASE: Final = _load("release")
 EXPIRE: Final = _load("expire")
 RETIRE: Final = _load("retire")
-ALL: Final = (REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, RELEASE, EXPIRE, RETIRE)
+ADMIT: Final = _load("admit")
+TAKE: Final = _load("take")
+UNTAKE: Final = _load("untake")
+ALL: Final = (
+    REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, RELEASE, EXPIRE, RETIRE, ADMIT, TAKE, UNTAKE,
+)  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)
