@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from broker.bucket import Bucket
@@ -60,7 +61,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
 SHARED: Final = tuple(name for name, limit in LIMITS.items() if limit.shared)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Allowance:
     """What one user may have. 0 is none at all."""
 
@@ -71,12 +72,12 @@ class Allowance:
     queued_runs: int
     threads: int
 
-    @property
+    @cached_property
     def connects(self) -> Bucket:
         """All of his connections may come back at once, and once more, in any second."""
         return connects(self.connects_per_second, self.connections)
 
-    @property
+    @cached_property
     def of_messages(self) -> str:
         """The limits of a message, as ``register.lua`` takes them."""
         capacity, interval_us = Bucket.per(self.messages_per_minute, 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter
@@ -74,32 +75,29 @@ class Admission:
             raise BrokerUnavailable(why=str(error)) from error
 
     async def _seat(self, owner: Owner, most: int, bucket: Bucket) -> None:
-        if self._seats.of(owner) > most:  # so it is, whatever the others have
+        seats = self._seats
+        if seats.of(owner) > most:  # so it is, whatever the others have
             raise _too_many(owner, "connections", most, SEAT_RETRY_MS)
-        reply = await self._take(owner, most, bucket)
+
+        def take(*, again: bool = False) -> asyncio.Future[int | list[bytes]]:
+            return self._broker.take_seat(
+                owner, self._node_id, seats.of(owner),
+                most=most, connects=bucket, kept_ms=seats.kept_ms, again=again,
+            )  # fmt: skip
+
+        reply = await take()
+        if reply == 0:
+            return
         if isinstance(reply, list) and reply:
             gone = set(reply).difference(await self._fleet.others())
             if gone:
                 await self._broker.clear_seats(owner, gone)
-                reply = await self._take(owner, most, bucket, again=True)
+                reply = await take(again=True)
         if isinstance(reply, list):
             raise _too_many(owner, "connections", most, SEAT_RETRY_MS)
         if reply:
             per_second = round(1_000_000 / bucket.interval_us)
             raise _too_many(owner, "connects_per_second", per_second, reply)
-
-    async def _take(
-        self, owner: Owner, most: int, bucket: Bucket, *, again: bool = False
-    ) -> int | list[str]:
-        return await self._broker.take_seat(
-            owner,
-            self._node_id,
-            self._seats.of(owner),
-            most=most,
-            connects=bucket,
-            kept=self._seats.kept_seconds,
-            again=again,
-        )
 
     def flooded(self, identity: Identity) -> bool:
         """Count one refused message; whether this user goes on and on although he is refused."""

@@ -36,7 +36,7 @@ class Fleet:
         """Be no part of it from now on."""
         await self._client.execute("HDEL", self._keys.nodes, self._node_id)
 
-    async def others(self) -> dict[str, dict[str, Any]]:
+    async def others(self) -> dict[bytes, dict[str, Any]]:
         """The last report of every other node that lives, by its id."""
         stored = await self._client.execute("HGETALL", self._keys.nodes)
         fresh, mine = time.time() - STALE_SECONDS, self._node_id.encode()
@@ -46,7 +46,7 @@ class Fleet:
             if name != mine
         }
         return {
-            name.decode(errors="replace"): report
+            name: report
             for name, report in reports.items()
             if report is not None and report["at"] > fresh
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 import structlog
@@ -49,7 +49,7 @@ class Seats:
         # Owner → the largest number that the fleet may have heard since it was last told. Where
         # that is the number now, nothing has to be said.
         self._changed: dict[Owner, float] = {}
-        self.kept_seconds = max(2.5 * heartbeat_seconds, LEAST_KEPT_SECONDS)
+        self.kept_ms = round(max(2.5 * heartbeat_seconds, LEAST_KEPT_SECONDS) * 1000)
 
     def of(self, owner: Owner) -> int:
         """How many there are here, those on their way included."""
@@ -85,7 +85,7 @@ class Seats:
         """All of them are free: this gateway ends."""
         owners = {*self._sockets.owners, *self._changed}
         none = {each: 0 for each in owners if self._is_limited(each)}
-        await self._broker.tell_seats(self._node_id, none, kept=self.kept_seconds)
+        await self._broker.tell_seats(self._node_id, none, kept_ms=self.kept_ms)
 
     async def _tell(self, owners: Iterable[Owner]) -> None:
         changed, self._changed = self._changed, {}
@@ -94,17 +94,15 @@ class Seats:
         if not counts:
             return
         try:
-            await self._broker.tell_seats(self._node_id, counts, kept=self.kept_seconds)
+            await self._broker.tell_seats(self._node_id, counts, kept_ms=self.kept_ms)
         except BrokerUnavailable:
             self._changed |= dict.fromkeys(counts, math.inf)
         except ResponseError as error:
             log.warning("seats_refused", why=str(error))
 
-    def _counted(self, owner: Owner) -> Iterator[Owner]:
-        yield owner
+    def _counted(self, owner: Owner) -> tuple[Owner, ...]:
         group = owner.group
-        if group is not None and self._is_limited(group):
-            yield group
+        return (owner,) if group is None or not self._is_limited(group) else (owner, group)
 
     def _is_limited(self, owner: Owner) -> bool:
         """Every user is; a tenant when connections are among what its users share."""

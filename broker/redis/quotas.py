@@ -5,6 +5,7 @@ What a user may send is decided where his runs are registered (``register.lua``)
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 
 from broker.bucket import Bucket
@@ -12,45 +13,47 @@ from broker.channels import Owner
 from broker.redis import scripts
 from broker.redis.connection import Argument
 from broker.redis.records import Claim
-from broker.redis.store import Store, milliseconds
+from broker.redis.store import Store
 
 
 class Quotas(Store):
     """What users and tenants have of what they may have."""
 
-    async def take_seat(
-        self, owner: Owner, node_id: str, mine: int, *, most: int, connects: Bucket, kept: float,
+    def take_seat(
+        self, owner: Owner, node_id: str, mine: int, *, most: int, connects: Bucket, kept_ms: int,
         again: bool = False,
-    ) -> int | list[str]:  # fmt: skip
-        """Let one connection of a user, or a tenant, in.
+    ) -> asyncio.Future[int | list[bytes]]:  # fmt: skip
+        """Let one connection of a user, or a tenant, in; sent at once.
 
-        ``mine``: how many this node has with it; ``kept``: for how many seconds, unless told again.
-        0 when it is in. Otherwise the milliseconds to wait for another connect, or, when all seats
-        are taken, the other nodes that have some: ``again`` once their seats are cleared.
+        ``mine``: how many this node has with it; ``kept_ms``: for how long, unless told again. The
+        reply is 0 when it is in. Otherwise the milliseconds to wait for another connect, or, when
+        all seats are taken, the other nodes that have some: ``again`` once theirs are cleared.
         """
-        reply: int | list[bytes] = await self._run_script(
+        reply: asyncio.Future[int | list[bytes]] = asyncio.get_running_loop().create_future()
+        capacity, interval_us = connects
+        self.client.ask_script(
+            reply,
             scripts.ADMIT,
-            [self.keys.seats(owner), self.keys.bucket(owner, "connects_per_second")],
-            [node_id, mine, most, *connects, milliseconds(kept), "1" if again else "0"],
+            (self.keys.seats(owner), self.keys.bucket(owner, "connects_per_second")),
+            (node_id, mine, most, capacity, interval_us, kept_ms, b"1" if again else b"0"),
         )
-        return reply if isinstance(reply, int) else [each.decode("latin-1") for each in reply]
+        return reply
 
-    async def tell_seats(self, node_id: str, counts: Mapping[Owner, int], *, kept: float) -> None:
+    async def tell_seats(self, node_id: str, counts: Mapping[Owner, int], *, kept_ms: int) -> None:
         """How many connections this node has, of each of these owners; one pipeline."""
         commands: list[tuple[Argument, ...]] = []
         for owner, count in counts.items():
             key = self.keys.seats(owner)
             if count:
                 commands.append(("HSET", key, node_id, count))
-                commands.append(("PEXPIRE", key, milliseconds(kept)))
+                commands.append(("PEXPIRE", key, kept_ms))
             else:
                 commands.append(("HDEL", key, node_id))
         await self.client.execute_many(commands)
 
-    async def clear_seats(self, owner: Owner, nodes: Iterable[str]) -> None:
+    async def clear_seats(self, owner: Owner, nodes: Iterable[bytes]) -> None:
         """Take away the seats of nodes that are gone."""
-        names = [node.encode("latin-1") for node in nodes]
-        await self.client.execute("HDEL", self.keys.seats(owner), *names)
+        await self.client.execute("HDEL", self.keys.seats(owner), *nodes)
 
     async def take_share(
         self, tenant: Owner, partition: int, run_id: str, *, messages: int | None, runs: int | None
