@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import ConfigurationError
+from broker.limits import TenantLimits, tenant_limits
 from broker.redis.address import parse
 
 ENV_PREFIX: Final = "RUNCAST_"
@@ -37,6 +39,7 @@ def _reachable(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+TenantRows = Annotated[Mapping[str, TenantLimits], NoDecode, BeforeValidator(tenant_limits)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Durability = Literal["acknowledged", "replicated"]
@@ -150,8 +153,30 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         default=65536, ge=1024, le=8388608, description="1024 to 8388608: largest frame of a client"
     )
-    max_connections_per_user: Positive = Field(default=50, description="1 or more, per gateway")
-    messages_per_minute: Positive = Field(default=120, description="1 or more, per user")
+    max_connections_per_user: Positive = Field(
+        default=50, description="1 or more: connections of one user at all gateways together"
+    )
+    connects_per_second: Positive = Field(
+        default=10,
+        description="1 or more: new connections of one user; twice his connections in a burst",
+    )
+    messages_per_minute: Positive = Field(
+        default=120, description="1 or more: messages of one user, which may come all at once"
+    )
+    max_runs_per_user: Positive = Field(
+        default=200, description="1 or more: a user's open runs beyond which a message is refused"
+    )
+    max_queued_runs_per_user: Positive = Field(
+        default=100, description="1 or more: the same for those of them that wait for a worker"
+    )
+    max_threads_per_user: Positive = Field(
+        default=10_000, description="1 or more: threads used within the retention time"
+    )
+    tenant_limits: TenantRows = Field(
+        default={},
+        description="limits of tenants, as a TOML table or JSON: "
+        '{"acme": {"connections": 500, "user": {"connections": 5}}}; "*" is every other tenant',
+    )
     heartbeat_seconds: Positive = Field(default=25, description="1 or more")
     lease_seconds: int = Field(
         default=15, ge=2, description="2 or more: a run whose worker is silent for longer is lost"

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 MAX_QUEUED_COMMANDS: Final = 64
 """Commands waiting on one connection; beyond that the client is not read from."""
 
+_OURS: Final = frozenset({"broker_unavailable", "internal"})
+
 
 class Conversation:
     """One connection's commands."""
@@ -68,7 +70,7 @@ class Conversation:
                 except FrameError as error:
                     error.ref = command.ref
                     self._socket.refuse(error)
-                    self._check_flood(error)
+                    self._check_flood(command, error)
                 except Exception:
                     log.exception("command_failed", command=type(command).__name__)
                     self._socket.refuse(
@@ -78,9 +80,11 @@ class Conversation:
         finally:
             self._task = None
 
-    def _check_flood(self, error: FrameError) -> None:
-        owner = self._socket.identity.owner
-        if error.code == "rate_limited" and self._socket.node.admission.flooded(owner):
+    def _check_flood(self, command: Command, error: FrameError) -> None:
+        """Whoever goes on sending what is refused is sent away; not for what is our doing."""
+        if not isinstance(command, session.SendMessage) or error.code in _OURS:
+            return
+        if self._socket.node.admission.flooded(self._socket.identity):
             self._socket.close(close_codes.TOO_MANY)
 
     async def _carry_out(self, command: Command) -> None:
@@ -109,7 +113,6 @@ class Conversation:
             raise FrameError(
                 "not_allowed", f"this connection is for thread {opening.thread_id}", bad=False
             )
-        node.admission.admit_message(identity.owner)
         if command.thread_id is None and self._thread is None:
             self._thread = new_id()
         try:
@@ -129,6 +132,8 @@ class Conversation:
             content=command.content,
             metadata=command.metadata,
             message_id=command.ref or new_id(),
+            allowance=node.admission.allowance(identity),
+            shared=node.admission.policy.shared(identity.owner.tenant),
         )
         own_feed: Feed | None = None
         if opening.level is Level.STRICT:
@@ -144,7 +149,9 @@ class Conversation:
                 "agent": registered.agent,
                 "duplicate": registered.duplicate,
             }
-            if registered.duplicate and own_feed is not None:
+            if not registered.duplicate:
+                node.tally.accept(identity.owner.tenant)
+            elif own_feed is not None:
                 self._socket.leave(own_feed)
                 await self._read_run(registered.run_id, ZERO, bad_cursor=False)
             self._socket.answer_first("run_accepted", command.ref, accepted)

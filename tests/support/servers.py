@@ -152,6 +152,9 @@ class Fleet:
             "RUNCAST_OPERATOR_KEY": OPERATOR_KEY,
             "RUNCAST_MAX_CONNECTIONS_PER_USER": "1000",
             "RUNCAST_MESSAGES_PER_MINUTE": "100000",
+            "RUNCAST_CONNECTS_PER_SECOND": "100000",
+            "RUNCAST_MAX_RUNS_PER_USER": "100000",
+            "RUNCAST_MAX_QUEUED_RUNS_PER_USER": "100000",
             **self.settings,
         }
 
