@@ -26,7 +26,7 @@ from broker.config import Settings, state_dir
 from broker.embedded import EmbeddedRedis
 from broker.errors import ConfigurationError, RuncastError
 from broker.logs import configure_logging
-from gateway.app import Gateway
+from gateway.app import Gateway, address
 
 STOP_MARGIN_SECONDS: Final = 10.0
 """What a process may take beyond its drain before it is killed."""
@@ -117,8 +117,8 @@ async def _serve_many(settings: Settings, processes: int) -> None:
         waiting = asyncio.create_task(asyncio.to_thread(_acquire, ready, processes, children))
         await asyncio.wait({ended, stopping, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done() and waiting.result():
-            address = f"ws://{settings.host}:{settings.port}/ws"
-            print(f"Serving at {address} with {processes} processes; Ctrl-C drains.", flush=True)
+            where = address(settings, settings.port)
+            print(f"Serving at {where} with {processes} processes; Ctrl-C drains.", flush=True)
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for child in children:

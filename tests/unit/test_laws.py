@@ -27,8 +27,8 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 
 PURE_GATEWAY: Final = (
     "session", "hub", "feed", "outbox", "close_codes", "frames", "frame_reader", "handshake",
-    "stats", "position", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
-    "bench.report", "bench.verdict", "bench.wire",
+    "origins", "proxies", "stats", "position", "bench.account", "bench.histogram", "bench.pacing",
+    "bench.plan", "bench.report", "bench.verdict", "bench.wire",
 )  # fmt: skip
 IMPURE: Final = frozenset({
     "asyncio", "aiohttp", "redis", "os", "time", "random", "secrets", "uuid", "socket", "threading",
