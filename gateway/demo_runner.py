@@ -78,7 +78,8 @@ async def _demo(*, port: int, once: bool, open_page: bool) -> int:
             out.print(f"redis    pid {redis.pid}", style="dim")
         config = DemoConfig(secret=secret)
         gateway = await parts.enter_async_context(Gateway(settings, demo=config))
-        address = f"http://{_shown(settings.host)}:{gateway.port}/"
+        scheme = "http" if settings.tls_certificate_file is None else "https"
+        address = f"{scheme}://{_shown(settings.host)}:{gateway.port}/"
         out.print(f"gateway  pid {os.getpid()}, port {gateway.port}", style="dim")
         worker = await _start_worker(settings)
         parts.push_async_callback(_stop_worker, worker)
@@ -165,7 +166,7 @@ async def _sample(
     login = config.token(user["id"])
     if login is None:
         raise DemoFailed(f"{user['id']} is no user of the demo.")
-    url = address.replace("http://", "ws://") + "ws"
+    url = f"{address.replace('http', 'ws', 1)}ws"
     out.print(f"\n{user['name']} asks about: {sample['title']}", style="bold")
     missing = list(events.LIFECYCLE)
     async with ChatClient(url, token=login["token"]) as chat:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final, Never, cast
 
 READ_BYTES: Final = 16 * 1024
 """Decrypted at once: a TLS record has no more."""
@@ -135,6 +135,12 @@ class Secured(asyncio.Transport, asyncio.Protocol):
     def is_reading(self) -> bool:
         """Whether it is listened to."""
         return self._below.is_reading()
+
+    @property
+    def _sendfile_compatible(self) -> Never:
+        """asyncio's event loop asks here before it hands a file to the kernel, which cannot encrypt
+        it; aiohttp then writes the file itself, as it does with uvloop."""
+        raise NotImplementedError
 
     def get_write_buffer_size(self) -> int:
         """Encrypted bytes that the socket has not taken yet."""
