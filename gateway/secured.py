@@ -138,8 +138,10 @@ class Secured(asyncio.Transport, asyncio.Protocol):
 
     @property
     def _sendfile_compatible(self) -> Never:
-        """asyncio's event loop asks here before it hands a file to the kernel, which cannot encrypt
-        it; aiohttp then writes the file itself, as it does with uvloop."""
+        """Where asyncio's loop looks before it hands a file to the kernel, which cannot encrypt it.
+
+        aiohttp then writes the file itself, as it does on uvloop.
+        """
         raise NotImplementedError
 
     def get_write_buffer_size(self) -> int:
