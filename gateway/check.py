@@ -56,6 +56,8 @@ async def findings(settings: Settings) -> list[Finding]:
             found += await _redis(
                 settings.redis_url, keys, replicated=settings.durability == "replicated"
             )
+            if settings.sweeper_redis_url is not None:
+                found.append(await _sweeper(settings.sweeper_redis_url, keys))
     except (RuncastError, ValueError) as error:
         found.append(
             Finding("redis", ok=False, detail=f"{str(error).rstrip('.')}. Check RUNCAST_REDIS_URL.")
@@ -132,6 +134,21 @@ async def _redis(url: str, keys: Keys, *, replicated: bool) -> list[Finding]:
         detail = f"maxmemory-policy is {policy}: events can vanish. Set it to noeviction."
         found.append(Finding("redis memory", ok=False, detail=detail))
     return found
+
+
+async def _sweeper(url: str, keys: Keys) -> Finding:
+    """Read what a sweeper reads; BrokerUnavailable when a right is missing."""
+    client = new_client(url, name="check")
+    await client.start(timeout_seconds=5.0)
+    try:
+        await client.execute("GET", keys.sweeper)
+        await client.execute("ZRANGEBYSCORE", keys.leases(0), "-inf", 0, "LIMIT", 0, 1)
+    except BrokerUnavailable as error:
+        todo = "Check RUNCAST_SWEEPER_REDIS_URL"
+        return Finding("redis sweeper", ok=False, detail=f"{str(error).rstrip('.')}. {todo}.")
+    finally:
+        await client.stop()
+    return Finding("redis sweeper", ok=True, detail="reached, as a user of its own")
 
 
 async def _use(client: RedisClient, url: str, keys: Keys) -> None:

@@ -74,7 +74,8 @@ async def _demo(*, port: int, once: bool, open_page: bool) -> int:
             redis = EmbeddedRedis()
             await redis.start(data_dir=settings.data_dir)
             parts.push_async_callback(redis.stop)
-            settings = settings.model_copy(update={"redis_url": redis.url})
+            own = {"redis_url": redis.url, "sweeper_redis_url": None}
+            settings = settings.model_copy(update=own)
             out.print(f"redis    pid {redis.pid}", style="dim")
         config = DemoConfig(secret=secret)
         gateway = await parts.enter_async_context(Gateway(settings, demo=config))

@@ -71,10 +71,18 @@ class Node:
         self.client = new_client(url, name=f"gateway {self.node_id}")
         self.broker = Broker(self.client, keys=self.keys, limits=limits(settings))
         self.relay = Relay(self.broker, url, node_id=self.node_id)
+        # With which the runs of others are ended: a connection with rights of its own, or the same.
+        self._ending = self.broker
+        if settings.sweeper_redis_url is not None:
+            sweeping = new_client(settings.sweeper_redis_url, name=f"sweeper {self.node_id}")
+            self._ending = Broker(sweeping, keys=self.keys, limits=limits(settings))
         self.commands = Commands(
-            self.broker, node_id=self.node_id, default_agent=settings.default_agent
+            self.broker,
+            ending=self._ending,
+            node_id=self.node_id,
+            default_agent=settings.default_agent,
         )
-        self.sweeper = Sweeper(self.broker, node_id=self.node_id)
+        self.sweeper = Sweeper(self._ending, node_id=self.node_id)
         self.sockets: Sockets[WebSocket] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.latency = Latency()
         self._heard: list[tuple[bytes, float]] = []
@@ -98,13 +106,15 @@ class Node:
         """Connect to Redis. BrokerUnavailable, with a clear text, after a bounded wait."""
         await self.client.start(timeout_seconds=START_SECONDS)
         try:
+            if self._ending.client is not self.client:
+                await self._ending.client.start(timeout_seconds=START_SECONDS)
+                await self._ending.due([0], epoch_ms=0, most=1)
             await self.relay.subscriber.start(timeout_seconds=START_SECONDS)
             async with asyncio.timeout(START_SECONDS):
                 await self.probe.listen()
                 await self._report()  # the first write: a missing right is told before serving
         except (BrokerUnavailable, TimeoutError) as error:
-            await self.client.stop()
-            await self.relay.stop()
+            await self._disconnect()
             told = error.why if isinstance(error, BrokerUnavailable) else ""
             why = told or self.relay.subscriber.why or "no answer in time"
             raise BrokerUnavailable(why=why) from error
@@ -127,8 +137,13 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(BrokerUnavailable):
             await self.client.execute("HDEL", self.keys.nodes, self.node_id)
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         await self.relay.stop()
         await self.client.stop()
+        if self._ending.client is not self.client:
+            await self._ending.client.stop()
 
     async def drain(self) -> None:
         """Send every client away over the drain window, spread, so that no storm arrives elsewhere.

@@ -68,6 +68,12 @@ async def _serve(settings: Settings, processes: int) -> None:
     if settings.redis_url is not None:
         await _serve_with(settings, processes)
         return
+    if settings.sweeper_redis_url is not None:
+        raise ConfigurationError(
+            setting="RUNCAST_SWEEPER_REDIS_URL",
+            why="it is set and RUNCAST_REDIS_URL is not, and both are users of one Redis",
+            todo="Set RUNCAST_REDIS_URL to the gateway's user there.",
+        )
     redis = EmbeddedRedis()
     await redis.start(data_dir=_data_dir(settings))
     try:
