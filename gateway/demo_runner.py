@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import secrets
 import signal
@@ -217,4 +218,8 @@ async def _part_ended(
 
 def _shown(host: str) -> str:
     """An address that a browser on this machine can open."""
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - read, not bound
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return host
+    return "127.0.0.1" if everywhere else host
