@@ -105,9 +105,11 @@ async def a_lost_worker_and_a_stop_before_the_start_are_ended(
 async def test_three_users_with_the_least_rights_are_enough(binary: Path) -> None:
     with everyone(binary) as redis:
         urls = {role: redis.url(role) for role in ROLES}
-        with system_of(urls, redis.server) as (system, worker):
-            await golden_path(system, worker)
-        assert redis.refused() == []
+        try:
+            with system_of(urls, redis.server) as (system, worker):
+                await golden_path(system, worker)
+        finally:
+            assert redis.refused() == [], "rights that are missing"
 
 
 async def test_three_users_with_the_least_rights_are_enough_on_a_cluster() -> None:
@@ -117,10 +119,12 @@ async def test_three_users_with_the_least_rights_are_enough_on_a_cluster() -> No
                 rules = rights.rules(role, PREFIX, cluster=True)
                 node.command("ACL", "SETUSER", role, "on", f">{role}/1", *rules.split())
         urls = {role: redis.url_of(f"{role}:{role}%2F1@") for role in ROLES}
-        with system_of(urls, redis.nodes[0]) as (system, worker):
-            await golden_path(system, worker)
-        refused = [node.command("ACL", "LOG") for node in redis.nodes]
-        assert refused == [[]] * len(redis.nodes)
+        try:
+            with system_of(urls, redis.nodes[0]) as (system, worker):
+                await golden_path(system, worker)
+        finally:
+            logs = [node.command("ACL", "LOG") for node in redis.nodes]
+            assert logs == [[]] * len(redis.nodes), "rights that are missing"
 
 
 def test_a_missing_right_of_the_sweeper_is_told_by_check_and_at_the_start() -> None:
