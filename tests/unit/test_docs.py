@@ -71,6 +71,11 @@ def test_generated_parts_are_what_the_code_says(page: Path) -> None:
     assert generate.generated(text) == text, "stale; run: python docs/generate.py"
 
 
+@pytest.mark.parametrize("file", generate.FILES, ids=lambda path: path.name)
+def test_generated_files_are_what_the_code_says(file: Path) -> None:
+    assert generate.FILES[file]() == file.read_text("utf-8"), "run: python docs/generate.py"
+
+
 def test_every_generated_table_stands_somewhere() -> None:
     everything = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name in generate.SECTIONS:
