@@ -103,9 +103,11 @@ async def an_isolated_connection_is_taken_up(system: System) -> None:
 async def operators_have_their_way(system: System) -> None:
     """Figures, lists and the audit log; a ticket; and a revocation that closes what it opened."""
     me = user()
-    async with aiohttp.ClientSession(headers=bearer(token(me))) as http:
-        async with http.post(f"{system.first}/ws/ticket") as response:
-            ticket = (await response.json())["ticket"]
+    async with (
+        aiohttp.ClientSession(headers=bearer(token(me))) as http,
+        http.post(f"{system.first}/ws/ticket") as response,
+    ):
+        ticket = (await response.json())["ticket"]
     async with (
         Client(system.second, me, headers={}, query={"ticket": ticket}) as client,
         aiohttp.ClientSession(headers=bearer(OPERATOR_KEY)) as http,
