@@ -162,7 +162,7 @@ def test_every_rule_of_the_checklists_names_a_test_or_says_that_it_has_none() ->
     rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
     for row in rows:
         held = row.split(" | ")[-1]
-        assert TEST_FILE.search(held) or "tests: pending" in held or "the test that" in held, row
+        assert TEST_FILE.search(held) or "the test that" in held, row
     for section in range(1, 13):
         assert f"| 3.{section} " in page
 
