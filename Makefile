@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types unit integration critical chaos browser bench clean
+.PHONY: help run test check lint format types unit integration critical chaos browser bench audit clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,9 +29,10 @@ test: $(VENV)/.test ## Unit, integration and the quick half of chaos, then the p
 
 check: lint types unit ## What to run before each commit
 
-lint: $(VENV)/.dev ## ruff: rules and format
+lint: $(VENV)/.dev ## ruff: rules and format; bandit: what is more than a low risk
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit -q -ll -r broker gateway agents_sdk
 
 format: $(VENV)/.dev ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
@@ -58,6 +59,10 @@ browser: $(VENV)/.browser ## The chat page in a real headless Chromium
 bench: $(VENV)/.bench ## Measure this machine against a floor and peers; about ten minutes (ARGS="--quick", ARGS="delivery idle")
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+audit: $(VENV)/.audit ## Look the pinned versions up in PyPI's advisories; needs pypi.org itself, not a mirror
+	@$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS) || { \
+	  echo "A version that could not be looked up counts as a failure: nothing unknown passes." >&2; exit 1; }
+
 clean: ## Remove what make made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
@@ -79,6 +84,9 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.test $(VENV)/.run
+
+$(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[audit]' && touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import ConfigurationError
+from broker.limits import TenantLimits, tenant_limits
 from broker.redis.address import parse
 
 ENV_PREFIX: Final = "RUNCAST_"
@@ -37,6 +39,7 @@ def _reachable(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+TenantRows = Annotated[Mapping[str, TenantLimits], NoDecode, BeforeValidator(tenant_limits)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Durability = Literal["acknowledged", "replicated"]
@@ -63,6 +66,12 @@ class Settings(BaseSettings):
         "redis+sentinel://host:26379,host:26379/master or redis+cluster://host:7000,host:7001; "
         "absent: a Redis of its own",
     )
+    sweeper_redis_url: Annotated[str | None, BeforeValidator(_reachable)] = Field(
+        default=None,
+        repr=False,  # as above
+        description="the same Redis for a user with the sweeper's rights, who ends the runs of "
+        "others; absent: RUNCAST_REDIS_URL does that too",
+    )
     prefix: str = Field(
         default="rc",
         pattern=r"^[A-Za-z0-9_.-]{1,32}$",
@@ -76,6 +85,22 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on")
     port: Port = Field(default=8080, description="0 to 65535; 0 picks a free port")
+    tls_certificate_file: Path | None = Field(
+        default=None,
+        description="a PEM file with the listener's certificate and those that signed it; with "
+        "RUNCAST_TLS_KEY_FILE the gateway speaks https and wss, absent: http and ws",
+    )
+    tls_key_file: Path | None = Field(
+        default=None, description="a PEM file with the key of that certificate"
+    )
+    tls_key_password: SecretStr | None = Field(
+        default=None, description="what that key is encrypted with; absent: it is not"
+    )
+    trusted_proxies: Names = Field(
+        default=(),
+        description="proxies whose X-Forwarded-For, -Proto and -Host count, as "
+        "10.0.0.7,10.1.0.0/16,fd00::/8; absent: nobody's do",
+    )
 
     jwt_secret: SecretStr | None = Field(
         default=None, description="the shared secret of HS256 (32 bytes or more), HS384 or HS512"
@@ -134,8 +159,8 @@ class Settings(BaseSettings):
     )
     allowed_origins: Names = Field(
         default=(),
-        description="browser origins that may connect, as https://a.example,https://b.example; "
-        "absent: only the gateway's own",
+        description="origins of pages that may connect, as https://a.example,https://*.b.example "
+        "(every name below b.example); absent: only the gateway's own",
     )
 
     history_events: Positive = Field(
@@ -150,8 +175,30 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         default=65536, ge=1024, le=8388608, description="1024 to 8388608: largest frame of a client"
     )
-    max_connections_per_user: Positive = Field(default=50, description="1 or more, per gateway")
-    messages_per_minute: Positive = Field(default=120, description="1 or more, per user")
+    max_connections_per_user: Positive = Field(
+        default=50, description="1 or more: connections of one user at all gateways together"
+    )
+    connects_per_second: Positive = Field(
+        default=10,
+        description="1 or more: new connections of one user; twice his connections in a burst",
+    )
+    messages_per_minute: Positive = Field(
+        default=120, description="1 or more: messages of one user, which may come all at once"
+    )
+    max_runs_per_user: Positive = Field(
+        default=200, description="1 or more: a user's open runs beyond which a message is refused"
+    )
+    max_queued_runs_per_user: Positive = Field(
+        default=100, description="1 or more: the same for those of them that wait for a worker"
+    )
+    max_threads_per_user: Positive = Field(
+        default=10_000, description="1 or more: threads used within the retention time"
+    )
+    tenant_limits: TenantRows = Field(
+        default={},
+        description="limits of tenants, as a TOML table or JSON: "
+        '{"acme": {"connections": 500, "user": {"connections": 5}}}; "*" is every other tenant',
+    )
     heartbeat_seconds: Positive = Field(default=25, description="1 or more")
     lease_seconds: int = Field(
         default=15, ge=2, description="2 or more: a run whose worker is silent for longer is lost"

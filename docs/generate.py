@@ -28,6 +28,8 @@ from broker.channels import SCOPES, Keys, Owner, Scope  # noqa: E402
 from broker.config import ENV_PREFIX, Settings  # noqa: E402
 from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
+from broker.limits import LIMITS  # noqa: E402
+from compose.redis import rights  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
 from tests.benchmarks import targets  # noqa: E402
@@ -145,7 +147,7 @@ def settings() -> str:
     rows = []
     for name, info in Settings.model_fields.items():
         default = info.default
-        if default is None or default == ():
+        if default is None or default in ((), {}):
             shown = "none"
         elif isinstance(default, bool):
             shown = f"`{str(default).lower()}`"
@@ -155,6 +157,24 @@ def settings() -> str:
             (f"`{ENV_PREFIX}{name.upper()}`", f"`{name}`", shown, _code(info.description or ""))
         )
     return table(("environment", "in a TOML file", "default", "what it is"), rows)
+
+
+def limits() -> str:
+    """Every limit: its name, its setting, whether tenants share it, how it is refused."""
+    return table(
+        ("name", "what", "setting", "default", "shared by a tenant", "refused as"),
+        (
+            (
+                f"`{name}`",
+                limit.what,
+                f"`{ENV_PREFIX}{limit.setting.upper()}`",
+                str(Settings.model_fields[limit.setting].default),
+                "yes" if limit.shared else NOTHING,
+                f"`{limit.code}`",
+            )
+            for name, limit in LIMITS.items()
+        ),
+    )
 
 
 def redis_keys() -> str:
@@ -173,6 +193,10 @@ def redis_keys() -> str:
         (_key(keys.leases(partition)), Keys.leases),
         (_key(keys.message(owner, "MESSAGE")), Keys.message),
         (_key(keys.thread(owner, "THREAD")), Keys.thread),
+        (_key(keys.runs(owner)), Keys.runs),
+        (_key(keys.threads(owner)), Keys.threads),
+        (_key(keys.seats(owner)), Keys.seats),
+        (_key(keys.bucket(owner, "LIMIT")), Keys.bucket),
         (_key(keys.connection(owner, "CONNECTION")), Keys.connection),
         (_key(keys.turns(owner, "CONNECTION")), Keys.turns),
         (_key(keys.revoked_user(owner)), Keys.revoked_user),
@@ -187,6 +211,34 @@ def redis_keys() -> str:
         if isinstance(member, property):
             rows.append((f"`{_key(getattr(keys, name))}`", *_kind(_first_line(member))))
     return table(("key", "type", "what"), rows)
+
+
+def redis_rights() -> str:
+    """Who may touch which keys and channels, and by which scripts."""
+
+    def column(role: str, right: str, name: str) -> str:
+        return "yes" if name in rights.RIGHTS[role][right] else NOTHING
+
+    roles = list(rights.RIGHTS)
+    parts = []
+    for right, head in (("keys", "key"), ("channels", "channel"), ("scripts", "script")):
+        names = dict.fromkeys(each for role in roles for each in rights.RIGHTS[role][right])
+        shown = "{}" if right == "scripts" else "rc:{}"
+        rows = [
+            (f"`{shown.format(name)}`", *(column(role, right, name) for role in roles))
+            for name in names
+        ]
+        parts.append(table((head, *roles), rows))
+    return "\n\n".join(parts)
+
+
+def redis_cluster_rights() -> str:
+    """What each user needs besides on a Cluster."""
+    rows = [
+        (role, f"`{' '.join(f'+{each}' for each in right['cluster'])}`")
+        for role, right in rights.RIGHTS.items()
+    ]
+    return table(("user", "add"), rows)
 
 
 def performance() -> str:
@@ -211,7 +263,10 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "routes": routes,
     "close-codes": close_codes,
     "settings": settings,
+    "limits": limits,
     "redis-keys": redis_keys,
+    "redis-rights": redis_rights,
+    "redis-cluster-rights": redis_cluster_rights,
     "performance": performance,
 }
 """The name in a page's marker → what stands there."""
@@ -232,11 +287,17 @@ def generated(text: str) -> str:
     return _SECTION.sub(fill, text)
 
 
+FILES: Final[Mapping[Path, Callable[[], str]]] = {
+    ROOT / "compose" / "redis" / "users.acl": rights.acl_file,
+}
+"""Files that are generated as a whole, and from what."""
+
+
 def main() -> None:
-    """Bring every page up to date."""
-    for page in pages():
-        before = page.read_text(encoding="utf-8")
-        after = generated(before)
+    """Bring every page and file up to date."""
+    for page in [*pages(), *FILES]:
+        before = page.read_text(encoding="utf-8") if page.exists() else ""
+        after = FILES[page]() if page in FILES else generated(before)
         if after != before:
             page.write_text(after, encoding="utf-8")
             sys.stdout.write(f"{page.relative_to(ROOT)}\n")

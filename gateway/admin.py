@@ -117,14 +117,14 @@ async def drain(request: web.Request) -> web.Response:
 
 
 ROUTES: Final = (
-    ("GET", "/nodes", nodes),
-    ("GET", "/agents", agents),
-    ("GET", "/audit", audit),
-    ("POST", "/users/{user_id:[^/]+}/disconnect", disconnect),
-    ("POST", "/revocations", revoke),
-    ("POST", "/nodes/{node_id:[^/]+}/drain", drain),
+    ("GET", f"{PREFIX}/nodes", nodes),
+    ("GET", f"{PREFIX}/agents", agents),
+    ("GET", f"{PREFIX}/audit", audit),
+    ("POST", f"{PREFIX}/users/{{user_id:[^/]+}}/disconnect", disconnect),
+    ("POST", f"{PREFIX}/revocations", revoke),
+    ("POST", f"{PREFIX}/nodes/{{node_id:[^/]+}}/drain", drain),
 )
-"""Method, path below :data:`PREFIX`, handler."""
+"""Method, path, handler."""
 
 
 async def _asked(request: web.Request, *, whole_fleet: bool = False) -> tuple[Node, Operator]:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
 
@@ -16,16 +15,16 @@ from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
 from broker.config import Settings
-from broker.errors import BrokerUnavailable
 from gateway import admin, cors, user_api
-from gateway.credentials import AuthError
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.event_stream import EventStream
 from gateway.front import SILENT_SECONDS, Fronts
-from gateway.handshake import ROUTES, STREAM_PATH, BadRequest
+from gateway.handshake import ROUTES, STREAM_PATH
 from gateway.http_api import (
     NODE,
     OPEN_STATS,
+    PROXIES,
+    client_of,
     config,
     health,
     json_response,
@@ -35,6 +34,8 @@ from gateway.http_api import (
     stats,
 )
 from gateway.node import Node
+from gateway.problems import as_problems
+from gateway.tls import Certificate
 from gateway.upgrade import Upgraded, bound_kernel_buffer, is_websocket, leave_aiohttp
 
 log = structlog.get_logger(__name__)
@@ -81,10 +82,11 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     ConfigurationError for settings that no gateway can run with.
     """
     app = web.Application(
-        client_max_size=settings.max_message_bytes, middlewares=[cors.share, _as_problems]
+        client_max_size=settings.max_message_bytes, middlewares=[cors.share, as_problems]
     )
     node = app[NODE] = Node(settings)
     app[ENTRANCE] = Entrance(node)
+    app[PROXIES], app[cors.ORIGINS] = app[ENTRANCE].proxies, app[ENTRANCE].origins
     app[OPEN_STATS] = demo is not None
     for path in ROUTES:
         app.router.add_get(path, websocket)
@@ -92,9 +94,8 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     app.router.add_get("/ws/health", health)
     app.router.add_get("/ws/config", config)
     app.router.add_get("/ws/stats", stats)
-    app.router.add_post("/ws/ticket", user_api.ticket)
-    for method, path, handler in admin.ROUTES:
-        app.router.add_route(method, admin.PREFIX + path, handler)
+    for method, path, handler in (*user_api.ROUTES, *admin.ROUTES):
+        app.router.add_route(method, path, handler)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/", page)
@@ -113,8 +114,14 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     entrance = request.app[ENTRANCE]
     if not is_websocket(request.method, request.headers):
         return problem(426, "upgrade_required", "This is a WebSocket endpoint (RFC 6455).")
+    transport = request.transport
+    if transport is None:
+        return problem(400, "gone", "The client went away.")
     arrival = Arrival(
-        path=request.path, query=request.query, headers=request.headers, host=request.host
+        path=request.path,
+        query=request.query,
+        headers=request.headers,
+        client=client_of(entrance.proxies, transport, request.headers),
     )
     try:
         identity, opening = await entrance.check(arrival)
@@ -122,10 +129,10 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     except Refusal as refusal:
         if refusal.by_code is None:
             return refusal.response
-        transport, answer, admitted = request.transport, refusal.answer(arrival), None
+        answer, admitted = refusal.answer(arrival), None
     else:
-        transport, answer = request.transport, b""
-    if transport is None or transport.is_closing():
+        answer = b""
+    if transport.is_closing():
         return problem(400, "gone", "The client went away.")
     tail = leave_aiohttp(request)
     if admitted is not None:
@@ -145,11 +152,14 @@ async def event_stream(request: web.Request) -> web.StreamResponse:
     query = MultiDict(request.query)
     if "Last-Event-ID" in request.headers:
         query["after"] = request.headers["Last-Event-ID"]
+    transport = request.transport
+    if transport is None:
+        return problem(400, "gone", "The client went away.")
     arrival = Arrival(
         path=STREAM_PATH,
         query=query,
         headers=request.headers,
-        host=request.host,
+        client=client_of(entrance.proxies, transport, request.headers),
         kind=EventStream,
     )
     try:
@@ -157,8 +167,7 @@ async def event_stream(request: web.Request) -> web.StreamResponse:
         admitted = await entrance.admit(arrival, identity, opening)
     except Refusal as refusal:
         return refusal.response
-    transport = request.transport
-    if transport is None or transport.is_closing():
+    if transport.is_closing():
         return problem(400, "gone", "The client went away.")
     await entrance.greet(arrival, admitted, transport, leave_aiohttp(request))
     return Upgraded()
@@ -196,29 +205,6 @@ async def demo_token(request: web.Request) -> web.Response:
     return json_response(token)
 
 
-@web.middleware
-async def _as_problems(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Errors of aiohttp and of ours as RFC 9457 problems; what is unexpected is logged here."""
-    try:
-        return await handler(request)
-    except AuthError as error:
-        log.info("request_refused", reason=error.log_reason, token_hash=error.token_hash)
-        return problem(error.status, error.code, str(error))
-    except BadRequest as refused:
-        return problem(refused.status, refused.code, refused.detail)
-    except BrokerUnavailable:
-        return problem(503, "broker_unavailable", "Redis cannot be reached; try again.")
-    except web.HTTPException as error:
-        if error.status < web.HTTPBadRequest.status_code:
-            raise
-        return problem(error.status, error.reason.lower().replace(" ", "_"), error.reason)
-    except Exception:
-        log.exception("request_failed", path=request.path)
-        return problem(500, "internal", "It was logged.")
-
-
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     if request.path == "/" or request.path.startswith("/static/"):
         response.headers.update(HEADERS)
@@ -246,6 +232,7 @@ class Gateway:
         self.app = create_app(settings, demo=demo)
         self.node = self.app[NODE]
         self.port = settings.port
+        self._certificate = Certificate.of(settings)
         self._share_port = share_port
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0, logger=_QUIET)
         self._fronts: Fronts
@@ -254,7 +241,7 @@ class Gateway:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"ws://{self.settings.host}:{self.port}/ws"
+        return address(self.settings, self.port)
 
     async def __aenter__(self) -> Self:
         """Connect to Redis and listen. BrokerUnavailable or OSError when that cannot be."""
@@ -264,8 +251,8 @@ class Gateway:
         try:
             await self._runner.setup()
             aiohttp = cast("web.Server", self._runner.server)
-            self._fronts = Fronts(self.app[ENTRANCE], aiohttp)
-            self.node.on_tick = lambda: self._fronts.close_silent(loop.time() - SILENT_SECONDS)
+            self._fronts = Fronts(self.app[ENTRANCE], aiohttp, self._certificate)
+            self.node.on_tick = self._tick
             self._server = await loop.create_server(
                 self._fronts, sock=listening, backlog=BACKLOG, start_serving=True
             )
@@ -280,6 +267,11 @@ class Gateway:
         await self._fronts.close()
         await self._runner.cleanup()
 
+    def _tick(self) -> None:
+        self._fronts.close_silent(asyncio.get_running_loop().time() - SILENT_SECONDS)
+        if self._certificate is not None:
+            self._certificate.refresh()
+
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once."""
         signalled = asyncio.Semaphore(0)
@@ -292,6 +284,13 @@ class Gateway:
         await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, again):
             task.cancel()
+
+
+def address(settings: Settings, port: int) -> str:
+    """Where clients connect."""
+    scheme = "ws" if settings.tls_certificate_file is None else "wss"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{port}/ws"
 
 
 def _listen(settings: Settings, *, share_port: bool) -> socket.socket:

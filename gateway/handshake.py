@@ -6,11 +6,10 @@ that has no meaning in the mode asked for is refused too, so that none is ever o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
-from urllib.parse import urlsplit
 
 from broker import cursor
 from broker.channels import SCOPES, Level, Mode, Scope, check_id
@@ -52,10 +51,16 @@ REPLACEMENT: Final = "\ufffd"
 
 
 class BadRequest(Exception):
-    """A refusal before the upgrade: HTTP status, a code, and a text that says what is valid."""
+    """A refusal before the upgrade: HTTP status, a code, and a text that says what is valid.
 
-    def __init__(self, code: str, detail: str, *, status: int = 400) -> None:
+    ``retry_after_seconds`` is for those that may succeed later, 429 and 503.
+    """
+
+    def __init__(
+        self, code: str, detail: str, *, status: int = 400, retry_after_seconds: int = 1
+    ) -> None:
         self.status, self.code, self.detail = status, code, detail
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(detail)
 
 
@@ -133,16 +138,6 @@ def _parse(path: str, query: Mapping[str, str]) -> Opening:
         secret=_id("secret", query),
         lifecycle_only=events == "lifecycle",
     )
-
-
-def origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -> bool:
-    """Browsers send ``Origin``: one of those configured or, when none is, the gateway's own."""
-    if origin is None or origin in allowed:
-        return True
-    try:
-        return not allowed and urlsplit(origin).netloc == host
-    except ValueError:  # it is no address at all
-        return False
 
 
 def _mode(path: str, query: Mapping[str, str]) -> Mode:

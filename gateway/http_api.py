@@ -11,15 +11,18 @@ from typing import Any, Final
 import orjson
 import structlog
 from aiohttp import web
+from multidict import MultiMapping
 from redis.exceptions import ResponseError
 
 from broker.channels import Level, Mode
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
+from broker.limits import LIMITS
 from gateway.connection import PROTOCOL
 from gateway.node import Node
 from gateway.operators import operator_of
-from gateway.stats import Latency, runs_view, summed
+from gateway.proxies import UNKNOWN, Client, Proxies
+from gateway.stats import TENANT_FIGURES, Latency, runs_view, summed, summed_by_tenant
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +31,16 @@ PING_SECONDS: Final = 1.0
 NODE: Final = web.AppKey("node", Node)
 OPEN_STATS: Final = web.AppKey("open_stats", bool)
 """Whether ``/ws/stats`` is open to anyone on this machine (the demo)."""
+PROXIES: Final = web.AppKey("proxies", Proxies)
 
-LOOPBACK: Final = ("127.0.0.1", "::1")
+
+def client_of(
+    proxies: Proxies, transport: asyncio.BaseTransport, headers: MultiMapping[str]
+) -> Client:
+    """Who sent the request with these headers, as far as proxies that are trusted tell."""
+    peer = transport.get_extra_info("peername")
+    secure = transport.get_extra_info("ssl_object") is not None
+    return proxies.client(str(peer[0]) if peer else UNKNOWN, headers, secure=secure)
 
 
 def json_response(body: Mapping[str, Any], *, status: int = 200) -> web.Response:
@@ -42,13 +53,13 @@ def json_response(body: Mapping[str, Any], *, status: int = 200) -> web.Response
     )
 
 
-def problem(status: int, code: str, detail: str) -> web.Response:
-    """A refusal (RFC 9457) with our ``code``."""
+def problem(status: int, code: str, detail: str, *, retry_after_seconds: int = 1) -> web.Response:
+    """A refusal (RFC 9457) with our ``code``; 429 and 503 say after how long to come again."""
     headers = {"Cache-Control": "no-store"}
     if status == web.HTTPUnauthorized.status_code:
         headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(retry_after_seconds)
     if status == web.HTTPUpgradeRequired.status_code:
         headers["Upgrade"] = "websocket"
     return web.Response(
@@ -125,8 +136,7 @@ async def config(request: web.Request) -> web.Response:
             "limits": {
                 "max_message_bytes": settings.max_message_bytes,
                 "max_event_bytes": settings.max_event_bytes,
-                "max_connections_per_user": settings.max_connections_per_user,
-                "messages_per_minute": settings.messages_per_minute,
+                **{limit.setting: getattr(settings, limit.setting) for limit in LIMITS.values()},
             },
             "history": {
                 "events": settings.history_events,
@@ -139,13 +149,20 @@ async def config(request: web.Request) -> web.Response:
 
 
 async def stats(request: web.Request) -> web.Response:
-    """Counters of this gateway and of the whole fleet; operators only, and no user ids."""
-    node = request.app[NODE]
-    open_here = request.app[OPEN_STATS] and request.remote in LOOPBACK
-    if not open_here:
-        await operator_of(node, request.headers)
+    """Counters of this gateway and of the whole fleet; operators only, and no user ids.
+
+    An operator of a tenant, by his token, sees that tenant's alone.
+    """
+    node, tenant = request.app[NODE], ""
+    transport, proxies = request.transport, request.app[PROXIES]
+    client = None if transport is None else client_of(proxies, transport, request.headers)
+    if not (request.app[OPEN_STATS] and client is not None and client.local):
+        tenant = (await operator_of(node, request.headers)).tenant or ""
     try:
         reports = list((await node.reports()).values())
+        if tenant:
+            here, fleet = _of_tenant(reports[:1], tenant), _of_tenant(reports, tenant)
+            return json_response({"gateway": here, "fleet": {**fleet, "nodes": len(reports)}})
         (states, published), ended = await asyncio.gather(
             node.broker.open_by_state(), node.broker.ended_by_agent()
         )
@@ -180,6 +197,16 @@ def _figures(reports: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, A
         "events": summed(report["events"] for report in reports),
         "runs": runs,
         "latency_ms": latency.percentiles(),
+        "refused": summed(report["refused"] for report in reports),
+        "by_tenant": summed_by_tenant(report["by_tenant"] for report in reports),
+        "uptime_seconds": max(report["uptime_seconds"] for report in reports),
+    }
+
+
+def _of_tenant(reports: list[dict[str, Any]], tenant: str) -> dict[str, Any]:
+    by_tenant = summed_by_tenant(report["by_tenant"] for report in reports)
+    return {
+        "by_tenant": {tenant: by_tenant.get(tenant, dict.fromkeys(TENANT_FIGURES, 0))},
         "uptime_seconds": max(report["uptime_seconds"] for report in reports),
     }
 

@@ -17,34 +17,36 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
-import orjson
 import structlog
 from redis.exceptions import ResponseError
 
+from broker.bucket import Bucket
 from broker.channels import Channel, Keys, Mode, Scope
 from broker.config import Settings
 from broker.cursor import from_redis
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
-from broker.redis.records import pairs
 from broker.redis.topology import new_client
 from gateway import close_codes
-from gateway.admission import REFRESH_SECONDS, Admission
+from gateway.admission import Admission, policy_of
 from gateway.auth import Verifier
 from gateway.claims import Identity
 from gateway.commands import Commands, new_id
 from gateway.connection import Connection
+from gateway.fleet import REPORT_SECONDS, Fleet
 from gateway.frames import control
 from gateway.handshake import Opening
 from gateway.orders import Orders
 from gateway.probe import Probe
 from gateway.relay import Relay
 from gateway.revocation import Revocations
+from gateway.seats import Seats
 from gateway.sockets import Sockets
-from gateway.stats import Latency, report_of
+from gateway.stats import Latency, Tally
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
+from gateway.take_up import REFRESH_SECONDS, TakeUp
 from gateway.tickets import Tickets
 
 log = structlog.get_logger(__name__)
@@ -55,9 +57,10 @@ TURNS_PER_SECOND: Final = 10
 """A heartbeat goes to this share of a second's sockets at a time: a write for each of them holds up
 the deliveries behind it."""
 
-REPORT_SECONDS: Final = 5.0
-STALE_SECONDS: Final = 20.0
-"""A node's report older than this is not part of the fleet any more."""
+FRAMES_PER_SECOND: Final = 100
+FRAMES_AT_ONCE: Final = 1000
+"""Of one client, of whatever kind, beyond its messages of a minute: it is closed with 4429 then. To
+read and answer frames as fast as they come would hold up everybody else."""
 
 EXPIRY_GRACE_SECONDS: Final = 25.0
 START_SECONDS: Final = 5.0
@@ -75,12 +78,20 @@ class Node:
         self.keys = Keys(settings.prefix, settings.partitions)
         url = redis_url(settings)
         self.client = new_client(url, name=f"gateway {self.node_id}")
-        self.broker = Broker(self.client, keys=self.keys, limits=limits(settings))
+        self.broker = Broker(self.client, keys=self.keys, limits=Limits.of(settings))
         self.relay = Relay(self.broker, url, node_id=self.node_id)
+        # With which the runs of others are ended: a connection with rights of its own, or the same.
+        self._ending = self.broker
+        if settings.sweeper_redis_url is not None:
+            sweeping = new_client(settings.sweeper_redis_url, name=f"sweeper {self.node_id}")
+            self._ending = Broker(sweeping, keys=self.keys, limits=Limits.of(settings))
         self.commands = Commands(
-            self.broker, node_id=self.node_id, default_agent=settings.default_agent
+            self.broker,
+            ending=self._ending,
+            node_id=self.node_id,
+            default_agent=settings.default_agent,
         )
-        self.sweeper = Sweeper(self.broker, node_id=self.node_id)
+        self.sweeper = Sweeper(self._ending, node_id=self.node_id)
         self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.latency = Latency()
         self._heard: list[tuple[bytes, float]] = []
@@ -92,7 +103,23 @@ class Node:
         channels = [self.keys.probe(self.node_id, partition) for partition in probed]
         self.probe = Probe(self.client, subscriber, channels)
         self.tail = TailCheck(self.relay)
-        self.admission = Admission(settings, self.client, self.keys)
+        self.frames = Bucket.per(
+            FRAMES_PER_SECOND, 1, burst=FRAMES_AT_ONCE + settings.messages_per_minute
+        )
+        self.tally = Tally()
+        self.fleet = Fleet(self.client, self.keys, node_id=self.node_id)
+        policy = policy_of(settings)
+        self.seats = Seats(
+            self.broker,
+            self.sockets,
+            policy,
+            node_id=self.node_id,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+        self.admission = Admission(
+            policy, self.broker, self.seats, self.fleet, node_id=self.node_id
+        )
+        self.take_up = TakeUp(self.client, self.keys)
         self.tickets = Tickets(self.client, self.keys)
         self.revocations = Revocations(self.broker, self.verifier)
         self.orders = Orders(
@@ -109,16 +136,19 @@ class Node:
         """Connect to Redis. BrokerUnavailable, with a clear text, after a bounded wait."""
         await self.client.start(timeout_seconds=START_SECONDS)
         try:
+            if self._ending.client is not self.client:
+                await self._ending.client.start(timeout_seconds=START_SECONDS)
+                await self._ending.due([0], epoch_ms=0, most=1)
             subscriber = self.relay.subscriber
             await subscriber.start(timeout_seconds=START_SECONDS)
             async with asyncio.timeout(START_SECONDS):
                 await self.probe.listen()
                 await subscriber.subscribe(self.keys.orders)
                 await self.orders.start()
-                await self._report()  # the first write: a missing right is told before serving
+                # The first write: a missing right is told before serving.
+                await self.fleet.tell(self.report())
         except (BrokerUnavailable, TimeoutError) as error:
-            await self.client.stop()
-            await self.relay.stop()
+            await self._disconnect()
             told = error.why if isinstance(error, BrokerUnavailable) else ""
             why = told or self.relay.subscriber.why or "no answer in time"
             raise BrokerUnavailable(why=why) from error
@@ -131,6 +161,7 @@ class Node:
             self.orders.run,
             self._sweep_for_ever,
             self._report_for_ever,
+            self.seats.run,
         )
         self._tasks = [asyncio.create_task(each(), name=each.__qualname__) for each in work]
 
@@ -144,9 +175,15 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.verifier.stop()
         with suppress(BrokerUnavailable):
-            await self.client.execute("HDEL", self.keys.nodes, self.node_id)
+            await self.seats.give_up()
+            await self.fleet.leave()
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         await self.relay.stop()
         await self.client.stop()
+        if self._ending.client is not self.client:
+            await self._ending.client.stop()
 
     async def drain(self) -> None:
         """Send every client away over the drain window, spread, so that no storm arrives elsewhere.
@@ -175,6 +212,7 @@ class Node:
     def left(self, socket: Connection) -> None:
         """A socket is gone."""
         self.sockets.discard(socket)
+        self.seats.left(socket.identity.owner)
         if self.draining and not self.sockets:
             self._emptied.set()
 
@@ -228,18 +266,21 @@ class Node:
             "by_mode": {mode.value: modes[mode.value] for mode in Mode},
             "events": asdict(self.relay.hub.counters),
             "latency": {str(at): count for at, count in self.latency.counts.items()},
+            "refused": dict(self.tally.refused),
+            "by_tenant": self.tally.by_tenant(
+                {
+                    each.tenant: self.sockets.of(each)
+                    for each in self.sockets.owners
+                    if not each.user
+                }
+            ),
         }
 
     async def reports(self) -> dict[str, dict[str, Any]]:
         """Every live node's last report by its id; this one's comes first and is fresh."""
-        stored = pairs(await self.client.execute("HGETALL", self.keys.nodes))
-        known = {self.node_id: self.report()}
-        fresh = time.time() - STALE_SECONDS
-        for name, text in stored.items():
-            report = report_of(text)
-            if report is not None and report["at"] > fresh:
-                known.setdefault(name.decode(errors="replace"), report)
-        return known
+        others = await self.fleet.others()
+        told = {name.decode(errors="replace"): report for name, report in others.items()}
+        return {self.node_id: self.report(), **told}
 
     # --- by the clock
 
@@ -261,7 +302,7 @@ class Node:
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refreshed = time.monotonic()
                 with suppress(BrokerUnavailable):
-                    await self.admission.keep(self.sockets)
+                    await self.take_up.keep(self.sockets)
 
     def _check_expiry(self, socket: Connection, now: float) -> None:
         expires_at = socket.identity.expires_at
@@ -278,20 +319,12 @@ class Node:
     async def _report_for_ever(self) -> None:
         while True:
             try:
-                await self._report()
+                await self.fleet.tell(self.report())
             except BrokerUnavailable:
                 pass  # readiness tells, and so does the connection's log
             except ResponseError as error:
                 log.warning("report_refused", why=str(error))
             await asyncio.sleep(REPORT_SECONDS)
-
-    async def _report(self) -> None:
-        await self.client.execute_many(
-            [
-                ("HSET", self.keys.nodes, self.node_id, orjson.dumps(self.report())),
-                ("EXPIRE", self.keys.nodes, round(STALE_SECONDS * 3)),
-            ]
-        )
 
     def _on_latency(self, event_id: bytes) -> None:
         # Counted at the next turn: not while others wait for their event.
@@ -302,20 +335,6 @@ class Node:
         heard, self._heard = self._heard, []
         for event_id, at in heard:
             self.latency.add(at * 1000 - from_redis(event_id).ms)
-
-
-def limits(settings: Settings) -> Limits:
-    """The broker's limits, from the settings."""
-    return Limits(
-        history_events=settings.history_events,
-        history_ttl_seconds=settings.history_ttl_seconds,
-        max_event_bytes=settings.max_event_bytes,
-        lease_seconds=settings.lease_seconds,
-        queue_timeout_seconds=settings.queue_timeout_seconds,
-        stop_deadline_seconds=settings.stop_deadline_seconds,
-        audit_ttl_seconds=settings.audit_ttl_seconds,
-        durability=settings.durability,
-    )
 
 
 def redis_url(settings: Settings) -> str:

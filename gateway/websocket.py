@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from multidict import MultiMapping
 
+from broker.bucket import take
 from broker.channels import Mode
 from broker.events import timestamp
 from gateway import close_codes, session
@@ -39,7 +40,9 @@ even read: 1009."""
 class WebSocket(Connection):
     """A connected client that speaks and listens."""
 
-    __slots__ = ("_conversation", "_reader", "_reading_paused", "_session", "heard")
+    __slots__ = (
+        "_conversation", "_frames_full_at", "_reader", "_reading_paused", "_session", "heard",
+    )  # fmt: skip
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
         wire = WEBSOCKET_LEGACY if opening.mode is Mode.LEGACY else WEBSOCKET
@@ -47,6 +50,7 @@ class WebSocket(Connection):
         self.heard = True
         self._session = Session(opening.mode, max_message_bytes=node.settings.max_message_bytes)
         self._conversation: Conversation | None = None
+        self._frames_full_at = 0
         self._reading_paused = False
         self._reader: FrameReader | None = None
 
@@ -108,7 +112,11 @@ class WebSocket(Connection):
             if kind == CLOSE:
                 self._transport.close()
             return
-        if kind == TEXT:
+        now = time.monotonic_ns() // 1000
+        self._frames_full_at, wait = take(self.node.frames, self._frames_full_at, now)
+        if wait:
+            self.close(close_codes.TOO_MANY)
+        elif kind == TEXT:
             self._on_text(payload)
         elif kind == PING:
             self.outbox.put(ws_pong(payload))
@@ -173,8 +181,8 @@ class WebSocket(Connection):
 
     def refuse(self, error: FrameError) -> None:
         """Answer with an error; too many bad frames close the connection."""
-        payload = {"code": error.code, "message": error.message, "retryable": error.retryable}
-        self.send(reply("error", error.ref, payload))
+        self.node.tally.refuse(error.code, self.identity.owner.tenant)
+        self.send(reply("error", error.ref, error.payload))
         self.flush()
         if error.bad and self._session.misused(time.monotonic()):
             self.close(close_codes.MISUSE)

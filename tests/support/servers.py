@@ -152,6 +152,9 @@ class Fleet:
             "RUNCAST_OPERATOR_KEY": OPERATOR_KEY,
             "RUNCAST_MAX_CONNECTIONS_PER_USER": "1000",
             "RUNCAST_MESSAGES_PER_MINUTE": "100000",
+            "RUNCAST_CONNECTS_PER_SECOND": "100000",
+            "RUNCAST_MAX_RUNS_PER_USER": "100000",
+            "RUNCAST_MAX_QUEUED_RUNS_PER_USER": "100000",
             **self.settings,
         }
 
@@ -204,6 +207,15 @@ def is_ready(port: int) -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
+        return False
+
+
+def is_listening(port: int) -> bool:
+    """Whether anybody takes connections on this loopback port."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
         return False
 
 

@@ -51,5 +51,11 @@ EXPIRE: Final = _load("expire")
 RETIRE: Final = _load("retire")
 REVOKE: Final = _load("revoke")
 ORDER: Final = _load("order")
-ALL: Final = (REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, RELEASE, EXPIRE, RETIRE, REVOKE, ORDER)
+ADMIT: Final = _load("admit")
+TAKE: Final = _load("take")
+UNTAKE: Final = _load("untake")
+ALL: Final = (
+    REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, RELEASE, EXPIRE, RETIRE, REVOKE, ORDER, ADMIT,
+    TAKE, UNTAKE,
+)  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)
