@@ -84,6 +84,9 @@ export interface AgentDeltaPayload { offset: number; next: number; text: string 
 /** What the user wrote, in every tab of his; `message_id` is the one that it was sent with. */
 export interface UserMessagePayload { content: Json; message_id: string; metadata: JsonObject }
 
+/** The user's answer to an `input_required`, in every tab of his. */
+export interface UserInputPayload { request_id: string; content: Json }
+
 export interface EventPayloads {
   agent_started: AgentStartedPayload;
   agent_thinking: AgentThinkingPayload;
@@ -93,6 +96,9 @@ export interface EventPayloads {
   input_required: InputRequiredPayload;
   agent_delta: AgentDeltaPayload;
   user_message: UserMessagePayload;
+  user_input: UserInputPayload;
+  /** Somebody has asked for the run's end. */
+  stop_requested: JsonObject;
 }
 
 export type EventType = keyof EventPayloads;

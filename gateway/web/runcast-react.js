@@ -16,7 +16,7 @@ const CHANGES = {
     tools: run.tools.map((call) => call.call_id === payload.call_id ? { ...call, ...payload, status: payload.success ? "succeeded" : "failed" } : call),
   }),
   input_required: (_, { payload }) => ({ status: "waiting", question: payload }),
-  answered: (run, { payload }) => (run.question?.request_id === payload.request_id ? { question: null } : {}),
+  user_input: (run, { payload }) => (run.question?.request_id === payload.request_id ? { question: null } : {}),
   agent_delta: (_, __, { text }) => ({ text }),
   agent_completed: (run, { payload: { status, response, error = null } }) => ({ status, response, error, question: null, text: typeof response === "string" ? response : run.text }),
 };
@@ -83,7 +83,7 @@ export function createStore(options) {
     stop: (runId) => client.stop(runId),
     async answer(runId, requestId, content) {
       await client.answer(runId, requestId, content);
-      take({ type: "answered", run_id: runId, payload: { request_id: requestId } });
+      take({ type: "user_input", run_id: runId, payload: { request_id: requestId } });
     },
   };
 }

@@ -11,7 +11,7 @@ const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const OPTIONS = {
   strict: true, noEmit: true, exactOptionalPropertyTypes: true, skipLibCheck: false, types: [],
   target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext,
-  lib: ["lib.es2022.d.ts", "lib.dom.d.ts"],
+  lib: ["lib.es2022.d.ts", "lib.dom.d.ts"], jsx: ts.JsxEmit.ReactJSX,
 };
 
 let project;
@@ -26,8 +26,8 @@ beforeAll(() => {
 afterAll(() => rmSync(project, { recursive: true }));
 
 /** The errors of a program, each with its line. */
-function check(text) {
-  const file = join(project, "program.ts");
+function check(text, name = "program.ts") {
+  const file = join(project, name);
   writeFileSync(file, text);
   const paths = { runcast: [here("../../gateway/web/runcast.d.ts")], "runcast/react": [here("../../gateway/web/runcast-react.d.ts")] };
   const program = ts.createProgram([file], { ...OPTIONS, paths });
@@ -39,6 +39,11 @@ function check(text) {
 
 test("a program that uses all of it is right", () => {
   expect(check(readFileSync(here("support/program.ts"), "utf8"))).toEqual([]);
+}, 60_000);
+
+test("the component of the documentation is right", () => {
+  const page = readFileSync(here("../../docs/how-to/build-a-chat-page.md"), "utf8");
+  expect(check(/```tsx\n(.*?)```/s.exec(page)[1], "Chat.tsx")).toEqual([]);
 }, 60_000);
 
 test("what the schema does not have is wrong", () => {
