@@ -86,7 +86,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.test $(VENV)/.run
 
 $(WEB)/.installed: $(WEB)/package-lock.json
-	@node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' 2>/dev/null && command -v npm >/dev/null || { \
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null || { \
 	  echo "The tests of the browser client need Node.js 20 or newer with npm: https://nodejs.org" >&2; exit 1; }
 	@echo "Installing the tools of $(WEB) …" && cd $(WEB) && npm ci --silent --no-audit --no-fund && touch .installed
 
