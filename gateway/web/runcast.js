@@ -121,6 +121,7 @@ export class RuncastClient {
   #generation = 0; // of the connection attempt: what belongs to an earlier one is ignored
   #attempts = 0; // without progress
   #unheard = 0; // without any frame
+  #dialled = false; // by this tab, not another
   #hadSocket = false;
   #streaming = false; // by Server-Sent Events
   #toldDelayMs = null;
@@ -229,10 +230,11 @@ export class RuncastClient {
   async #dial() {
     const { share, ticket, mode, threadId, WebSocket = globalThis.WebSocket } = this.#options;
     const sse = this.#wantsSse();
+    this.#dialled = false;
     const connect = async () => {
       const address = this.#resolveAddress();
       if (ticket) address.searchParams.set("ticket", await ticket());
-      this.#streaming = sse;
+      [this.#dialled, this.#streaming] = [true, sse];
       if (!sse) return new WebSocket(address, ticket ? [SUBPROTOCOL] : [SUBPROTOCOL, `jwt.${this.#lastToken}`]);
       const { EventStream } = await import("./runcast-sse.js");
       return new EventStream(address, { ...this.#options, token: async () => this.#lastToken || this.#options.token?.({ fresh: false }) });
@@ -290,7 +292,7 @@ export class RuncastClient {
     socket.onmessage = ours(({ data }) => {
       heard = true;
       this.#unheard = 0;
-      this.#hadSocket ||= !this.#streaming;
+      this.#hadSocket ||= this.#dialled && !this.#streaming;
       this.#receive(data);
     });
     const lost = ours(({ code, reason }) => {

@@ -77,12 +77,15 @@ test("who had a WebSocket before is more patient with them, and goes back to the
 
 test("the same events come, in whatever pieces, once and resumed from the cursor", async () => {
   const { chat, heard, stream } = await live({ threadId: "t1" });
+  const thoughts = [];
+  chat.on("agent_thinking", ({ payload }) => thoughts.push(payload.thoughts));
   expect(stream.query).toEqual({ mode: "main", thread_id: "t1" });
   expect(stream.headers).toMatchObject({ accept: "text/event-stream", authorization: `Bearer ${tokenOf("alice")}` });
   expect(stream.headers).not.toHaveProperty("last-event-id");
-  await stream.raw(': heartbeat\n\nretry: 1000\n\nid: 6-0\ndata: {"type":"agent_thinking","id":"6-0","run_id":"r1",\ndata: "payload":{"thoughts":"né"}}\n\n', 3);
+  await stream.raw(': heartbeat\n\nretry: 1000\n\nid: 6-0\ndata: {"type":"agent_thinking","id":"6-0","run_id":"r1",\ndata: "payload":{"thoughts":"né"}}\n\n', 1);
   stream.event("7-0");
   await until(() => heard.length === 2);
+  expect(thoughts[0]).toBe("né");
   stream.response.destroy();
   const next = await gateway.stream();
   expect(next.headers["last-event-id"]).toBe("7-0");

@@ -6,6 +6,7 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { RuncastClient, compareCursors } from "runcast/runcast.js";
 import { Locks } from "./support/locks.js";
+import { Gateway } from "./support/sse.js";
 import { Script, TabStorage, WebSocket, tokenOf, until } from "./support/script.js";
 
 let script;
@@ -65,6 +66,18 @@ test("a tab that comes later gets what was before, and text that is being writte
   await until(() => late.chat.text("r1") === "née");
   link.delta(4, " Ada");
   for (const { chat } of [leader, early, late]) await until(() => chat.text("r1") === "née Ada");
+  expect(script.count).toBe(1);
+});
+
+test("tabs that open at the same moment find the one that got the lock", async () => {
+  const { request } = locks;
+  locks.request = async (...asked) => {
+    await new Promise((granted) => setTimeout(granted, 50));
+    return request.apply(locks, asked);
+  };
+  const tabs = [open(), open(), open()];
+  (await script.link()).welcome().live();
+  for (const tab of tabs) await isLive(tab);
   expect(script.count).toBe(1);
 });
 
@@ -242,6 +255,22 @@ test("users, threads and modes do not share", async () => {
     await script.link();
   }
   expect(script.open).toBe(7);
+});
+
+test("where WebSockets are blocked tabs share a stream", async () => {
+  const gateway = await Gateway.start();
+  const leader = open({ url: gateway.url });
+  const stream = (await gateway.stream()).welcome().live();
+  await isLive(leader);
+  const follower = open({ url: gateway.url });
+  stream.event("6-0");
+  for (const tab of [leader, follower]) await has(tab, "6-0");
+  leader.chat.close();
+  (await gateway.stream()).welcome("7-0").event("7-0").live("7-0");
+  await has(follower, "6-0", "7-0");
+  expect(gateway.upgrades).toBe(6);
+  follower.chat.close();
+  await gateway.stop();
 });
 
 test("without locks each tab has its own", async () => {
