@@ -175,7 +175,11 @@ class ChatClient:
         await self._ask("stop_agent", {"run_id": run_id})
 
     async def answer(self, run_id: str, request_id: str, content: object) -> None:
-        """Answer an ``input_required``."""
+        """Answer an ``input_required``; ``content`` is any JSON. The same again changes nothing.
+
+        :raises Rejected: ``run_not_found``; ``not_allowed`` when it was answered otherwise, has
+            expired, or was never asked.
+        """
         asked = {"run_id": run_id, "request_id": request_id, "content": content}
         await self._ask("user_input", asked)
 

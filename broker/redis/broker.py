@@ -8,10 +8,11 @@ from broker.redis.log import Log
 from broker.redis.orders import Orders
 from broker.redis.publisher import EventPublisher
 from broker.redis.revocations import Revocations
+from broker.redis.steering import Steering
 from broker.redis.store import Limits
 
 
-class Broker(EventPublisher, Agents, Figures, Log, Orders, Revocations):
+class Broker(EventPublisher, Agents, Figures, Log, Orders, Revocations, Steering):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 

@@ -38,6 +38,7 @@ class Limits:
     lease_seconds: float = 15.0
     queue_timeout_seconds: float = 60.0
     stop_deadline_seconds: float = 10.0
+    input_seconds: float = 900.0
     audit_ttl_seconds: int = 90 * 86_400
     durability: Durability = "acknowledged"
 

@@ -46,10 +46,15 @@ PUBLISH: Final = _load("publish")
 DELTA: Final = _load("delta")
 RENEW: Final = _load("renew")
 STOP: Final = _load("stop")
+ANSWER: Final = _load("answer")
+COLLECT: Final = _load("collect")
 RELEASE: Final = _load("release")
 EXPIRE: Final = _load("expire")
 RETIRE: Final = _load("retire")
 REVOKE: Final = _load("revoke")
 ORDER: Final = _load("order")
-ALL: Final = (REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, RELEASE, EXPIRE, RETIRE, REVOKE, ORDER)
+ALL: Final = (
+    REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, ANSWER, COLLECT, RELEASE, EXPIRE, RETIRE, REVOKE,
+    ORDER,
+)  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)
