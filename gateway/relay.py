@@ -241,25 +241,22 @@ class Relay:
             self._repairing.discard(feed.channel.live)
 
     def refill(self, feed: Feed, run: bytes) -> None:
-        """A delta was missed: read the kept text, once; what is heard meanwhile continues it."""
-        if run not in feed.missed_texts:
-            feed.missed_texts[run] = []
-            self._spawn(self._refill(feed, run))
+        """A delta was missed: read the kept text; what is heard meanwhile continues it."""
+        self._spawn(self._refill(feed, run))
 
     async def _refill(self, feed: Feed, run: bytes) -> None:
-        text = None
         try:
             async with self._reads:
                 text = await self.broker.text(feed.channel, run.decode())
-        finally:
-            heard = feed.missed_texts.pop(run)
-        if run not in feed.open_runs:
-            return  # it ended meanwhile: the terminal event has the response
-        if text is not None:
-            # All of it: what the sockets have may be the text of an attempt before.
-            self.hub.emit_delta(feed, text.delta(0))
-        for delta in heard:
-            self.hub.hear_delta(feed, delta)
+            # What was said before the text comes before it. Seldom: events were missed as well.
+            while not feed.follower.level and self.hub.feed(feed.channel) is feed:  # noqa: ASYNC110
+                await asyncio.sleep(RETRY_SECONDS)
+        except BaseException:
+            del feed.missed_texts[run]
+            raise
+        # From its beginning: what the sockets have may be the text of an attempt before.
+        begun = int(feed.missed_texts[run][0].seq)
+        self.hub.refilled(feed, run, text.until(begun).delta(0) if text is not None else None)
         self.flush()
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:

@@ -1,4 +1,4 @@
-"""What ``runcast chat`` answers when the run asks: what was given with it, or what somebody types."""
+"""What ``runcast chat`` answers when the run asks: what was given with it, or what is typed."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Questions:
 
 
 def meant(text: str, schema: Mapping[str, Any] | None) -> Any:
-    """What was typed, as the value that is asked for: JSON when it is, and not a string is wanted."""
+    """What was typed, as what is asked for: its JSON value, unless a string is wanted."""
     if schema is None or schema.get("type") == "string":
         return text
     try:
