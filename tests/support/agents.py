@@ -179,3 +179,10 @@ async def asks(run: Run) -> str:
     ]
     await emit_noted(run, journal(), f"{run.id} {run.attempt} after")
     return json.dumps({"answers": answers, "attempt": run.attempt})
+
+
+@worker.agent("asks two", on_busy="parallel")
+async def asks_two(run: Run) -> str:
+    """One question with a schema, and one without."""
+    number = await run.ask("Which number?", schema={"type": "number"}, expires_seconds=60)
+    return json.dumps([number, await run.ask("And in words?", expires_seconds=60)])
