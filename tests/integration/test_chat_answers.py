@@ -1,4 +1,4 @@
-"""``runcast chat`` with an agent that asks: in a terminal, with ``--answer``, and without anybody."""
+"""``runcast chat`` with an agent that asks: in a terminal, with ``--answer``, with nobody there."""
 
 from __future__ import annotations
 
