@@ -175,10 +175,9 @@ class ChatClient:
         await self._ask("stop_agent", {"run_id": run_id})
 
     async def answer(self, run_id: str, request_id: str, content: object) -> None:
-        """Answer an ``input_required``; ``content`` is any JSON. The same again changes nothing.
+        """Answer an ``input_required`` with any JSON; the same answer again changes nothing.
 
-        :raises Rejected: ``run_not_found``; ``not_allowed`` when it was answered otherwise, has
-            expired, or was never asked.
+        :raises Rejected: ``run_not_found``, or ``not_allowed``: it is not asked (any more).
         """
         asked = {"run_id": run_id, "request_id": request_id, "content": content}
         await self._ask("user_input", asked)

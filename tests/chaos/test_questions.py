@@ -171,7 +171,8 @@ async def test_gateways_are_replaced_while_a_run_waits(report: Report) -> None:
 async def test_a_run_asks_on_a_cluster(report: Report) -> None:
     """All keys of an answer are in one slot, and its notice finds the worker."""
     with cluster_redis() as redis:
-        async with chaos(report, redis=redis.nodes[0], RUNCAST_REDIS_URL=redis.url) as scene:
+        settings = {"RUNCAST_REDIS_URL": redis.url, "RUNCAST_LEASE_SECONDS": "15"}
+        async with chaos(report, redis=redis.nodes[0], **settings) as scene:
             tabs = await two_tabs(scene)
             run_id = await tabs[0].ask({"prompts": PROMPTS}, agent="asks")
             answers = []
@@ -181,7 +182,7 @@ async def test_a_run_asks_on_a_cluster(report: Report) -> None:
                 answers.append(await race(tabs, run_id, request_id, f"{number}"))
                 if number < 2:
                     await asked(tabs[0], run_id, number + 1)
-                    assert time.monotonic() - began < 2, "told at once, not with the next look"
+                    assert time.monotonic() - began < 3, "told at once, not with the next look"
             end = await tabs[0].until_ended(run_id)
             scene.log_urls = tuple(node.url for node in redis.masters())
             await scene.settle()

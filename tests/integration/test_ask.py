@@ -435,14 +435,39 @@ async def test_an_outage_while_it_waits(quick: Settings, broker: Broker) -> None
             assert (await ended(broker, cut))["response"] == "late"
 
 
+async def test_a_worker_that_was_cut_off_looks_as_soon_as_it_hears_again(
+    settings: Settings, broker: Broker
+) -> None:
+    """A third of its lease is 5 s."""
+    assert settings.redis_url is not None
+    async with faulty_network(settings.redis_url) as network:
+        worker = Worker(settings=settings.model_copy(update={"redis_url": network.url}))
+
+        @worker.agent("asks")
+        async def asks(run: Run) -> Any:
+            return await run.ask("Go on?")
+
+        async with worker.running():
+            run_id = await ask(broker, "asks")
+            await until(lambda: has_asked(broker, run_id))
+            await asyncio.sleep(0.1)  # it has looked for the first time
+            network.cut()
+            await broker.answer_run(ALICE, run_id, (await request_ids(broker, run_id))[0], "yes")
+            network.restore()
+            assert (await ended(broker, run_id, seconds=3))["response"] == "yes"
+
+
 async def test_a_run_without_a_worker_asks_as_well(settings: Settings, broker: Broker) -> None:
     async with Publisher(settings=settings) as publisher:
         async with publisher.run(user_id="alice", thread_id="t", agent_name="cron") as run:
-            asking = asyncio.create_task(run.ask("Send the report?"))
-            await until(lambda: has_asked(broker, run.id))
-            (request_id,) = await request_ids(broker, run.id)
+            asking = asyncio.gather(run.ask("Send the report?"), run.ask("To whom?"))
+            await until(lambda: has_asked(broker, run.id, 2))
+            request_id, other = await request_ids(broker, run.id)
             await broker.answer_run(ALICE, run.id, request_id, {"send": True})
-            assert await asking == {"send": True}
+            assert await state(broker, run.id) == "waiting"
+            await broker.answer_run(ALICE, run.id, other, ["bob"])
+            assert await asking == [{"send": True}, ["bob"]]
+            assert await state(broker, run.id) == "running", "though it has said nothing since"
         with pytest.raises(RunNotFound):
             await broker.answer_run(Owner("", "bob"), run.id, request_id, {"send": True})
 
