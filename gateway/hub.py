@@ -354,9 +354,9 @@ class Hub:
             self._needs.refill(feed, delta.run)
 
     def refilled(self, feed: Feed, run: bytes, text: Entry | None) -> None:
-        """The run's kept text, up to where the first of what was kept back begins.
+        """The run's kept text; what was kept back continues it.
 
-        No further: it may reach beyond events that are not heard yet.
+        It reaches no further than what was said before all that is still to be heard.
         """
         heard = feed.missed_texts.pop(run)
         if run not in feed.open_runs:
@@ -364,8 +364,8 @@ class Hub:
         if text is not None:
             self.emit_delta(feed, text)
         # One that does not continue it is of an attempt before, or the text was lost.
-        first = int(heard[0].seq) == feed.texts.get(run)
-        for delta in heard if first else heard[1:]:
+        continued = heard and int(heard[0].seq) == feed.texts.get(run)
+        for delta in heard if continued else heard[1:]:
             self.hear_delta(feed, delta)
 
     def _write_delta(self, feed: Feed, member: Member, delta: Entry, frame: bytes) -> bool:

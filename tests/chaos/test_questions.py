@@ -171,8 +171,12 @@ async def test_gateways_are_replaced_while_a_run_waits(report: Report) -> None:
 async def test_a_run_asks_on_a_cluster(report: Report) -> None:
     """All keys of an answer are in one slot, and its notice finds the worker."""
     with cluster_redis() as redis:
-        settings = {"RUNCAST_REDIS_URL": redis.url, "RUNCAST_LEASE_SECONDS": "15"}
-        async with chaos(report, redis=redis.nodes[0], **settings) as scene:
+        async with chaos(
+            report,
+            redis=redis.nodes[0],
+            RUNCAST_REDIS_URL=redis.url,
+            RUNCAST_LEASE_SECONDS="15",
+        ) as scene:
             tabs = await two_tabs(scene)
             run_id = await tabs[0].ask({"prompts": PROMPTS}, agent="asks")
             answers = []

@@ -466,7 +466,7 @@ async def test_a_run_without_a_worker_asks_as_well(settings: Settings, broker: B
             await broker.answer_run(ALICE, run.id, request_id, {"send": True})
             assert await state(broker, run.id) == "waiting"
             await broker.answer_run(ALICE, run.id, other, ["bob"])
-            assert await asking == [{"send": True}, ["bob"]]
+            assert list(await asking) == [{"send": True}, ["bob"]]
             assert await state(broker, run.id) == "running", "though it has said nothing since"
         with pytest.raises(RunNotFound):
             await broker.answer_run(Owner("", "bob"), run.id, request_id, {"send": True})

@@ -485,6 +485,18 @@ def test_what_the_kept_text_does_not_reach_is_not_asked_for_again_and_again(
     assert texts_of(socket) == {"r1": "new"}
 
 
+def test_text_that_is_read_after_an_interruption_is_given_whole() -> None:
+    """No delta showed a hole: perhaps there was none."""
+    socket = Socket()
+    hub, feed, needs = opened(socket)
+    hear(hub, event(1, kind="agent_started"), piece(0, "a"))
+    feed.missed_texts[b"r1"] = []
+    hub.refilled(feed, b"r1", from_live(piece(0, "abc")))
+    hear(hub, piece(3, "d"))
+    assert texts_of(socket) == {"r1": "abcd"}
+    assert needs.asked == []
+
+
 def test_a_body_that_is_no_event_costs_only_its_legacy_readers_that_event() -> None:
     """Another producer wrote it: the others get it as it is, and what follows reaches everybody."""
     old, new = Socket(legacy=True), Socket()
