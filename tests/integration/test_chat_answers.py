@@ -91,7 +91,7 @@ def test_in_a_terminal_it_asks(fleet: Fleet) -> None:
     )
     try:
         wait_until(lambda: has(rb"Which number\?[^>]*> "), what="the first question")
-        os.write(ours, b"8\n")
+        os.write(ours, b"8\ntoo early for the next\n")
         wait_until(lambda: has(rb"And in words\?[^>]*> "), what="the second question")
         os.write(ours, b"eight\n")
         wait_until(lambda: has(rb"succeeded"), what="the end")

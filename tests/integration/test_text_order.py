@@ -16,6 +16,7 @@ import pytest
 from agents_sdk import Publisher, Run
 from broker.config import Settings
 from gateway.app import Gateway
+from tests.integration.sdk_rig import faulty_network
 from tests.support.clients import Client, Frame, live_connection
 from tests.support.slow_reader import slow_reader
 
@@ -72,14 +73,17 @@ class Agent:
         self.written = ""
         self.size = 0
 
+    def write(self, most: int) -> str:
+        text = "".join(self.random.choices(LETTERS, k=self.random.randint(1, most)))
+        self.written += text
+        self.size += len(text.encode())
+        return text
+
     async def talk(self, run: Run, steps: int, *, most: int = 40) -> None:
         for _ in range(steps):
             roll = self.random.random()
             if roll < 0.6:
-                text = "".join(self.random.choices(LETTERS, k=self.random.randint(1, most)))
-                self.written += text
-                self.size += len(text.encode())
-                await run.write(text)
+                await run.write(self.write(most))
             elif roll < 0.75:
                 await run.think(f"{self.size} {self.filler}")
             elif roll < 0.85:  # said at the same time, and not waited for
@@ -187,6 +191,35 @@ async def test_text_that_is_refilled_does_not_overtake_what_was_said_before_it(
     assert len(refills) > 5
     assert account.ahead == []
     assert agent.written.startswith(account.text.decode())
+
+
+async def test_after_an_interruption_text_waits_for_the_events_before_it(
+    settings: Settings, publisher: Publisher
+) -> None:
+    """More events than one read of the log brings were missed, and the text between them."""
+    agent = Agent(5)
+    assert settings.redis_url is not None
+    async with faulty_network(settings.redis_url) as network:
+        cut_off = settings.model_copy(update={"redis_url": network.url})
+        async with (
+            Gateway(cut_off) as gateway,
+            Client(f"http://127.0.0.1:{gateway.port}", "alice") as client,
+        ):
+            await client.first("live")
+            async with publisher.run(user_id="alice", thread_id="t", agent_name="writer") as run:
+                await run.write(agent.write(9))
+                await client.first("agent_delta")
+                network.cut()
+                for _ in range(600):
+                    await run.write(agent.write(9))
+                    await run.think(f"{agent.size}")
+                network.restore()
+                await client.until(lambda _: len(client.events(run.id)) == 601)
+                await agent.talk(run, 50)
+            await client.completed(run.id)
+    account = Account(client.frames)
+    assert account.ahead == []
+    assert account.text.decode() == account.response == agent.written
 
 
 async def test_a_slow_socket_gets_events_before_text_and_never_text_before_events(
