@@ -69,6 +69,14 @@ class Owner(NamedTuple):
         """The owner as one word of an event's header: unambiguous, without spaces."""
         return f"{encode_id(self.tenant)}:{encode_id(self.user)}"
 
+    @property
+    def group(self) -> Owner | None:
+        """The tenant itself, as who owns what its users share; None without a tenant.
+
+        No user is called by the empty name, so its keys are nobody else's.
+        """
+        return Owner(self.tenant, "") if self.tenant else None
+
     @classmethod
     def from_token(cls, token: str) -> Owner:
         """The inverse of :attr:`token`."""
@@ -164,6 +172,22 @@ class Keys:
     def thread(self, owner: Owner, thread_id: str) -> bytes:
         """List: a thread's open runs, oldest first."""
         return self._key(self.partition(owner), "thread", f"{owner.token}:{encode_id(thread_id)}")
+
+    def runs(self, owner: Owner) -> bytes:
+        """Sorted set: a user's open runs (0 waits for a worker, 1 has one); a tenant's, by age."""
+        return self._key(self.partition(owner), "runs", owner.token)
+
+    def threads(self, owner: Owner) -> bytes:
+        """Sorted set: a user's threads, by when they were used last."""
+        return self._key(self.partition(owner), "threads", owner.token)
+
+    def seats(self, owner: Owner) -> bytes:
+        """Hash: node id → how many connections a user, or a tenant, has at that gateway."""
+        return self._key(self.partition(owner), "seats", owner.token)
+
+    def bucket(self, owner: Owner, limit: str) -> bytes:
+        """String: when a user's, or a tenant's, token bucket for `limit` will be full again."""
+        return self._key(self.partition(owner), "bucket", f"{owner.token}:{limit}")
 
     def connection(self, owner: Owner, connection_id: str) -> bytes:
         """String: the hash of an isolated connection's secret, for taking it up again."""

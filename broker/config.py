@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -15,21 +16,16 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import ConfigurationError
+from broker.limits import TenantLimits, tenant_limits
 from broker.redis.address import parse
 
 ENV_PREFIX: Final = "RUNCAST_"
 
-# RFC 7518 section 3.2: the key must be at least as long as the hash's output.
-MIN_SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
-PUBLIC_KEY_ALGORITHMS: Final = (
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
-    "ES256", "ES384", "ES512", "EdDSA",
-)  # fmt: skip
-DEFAULT_PUBLIC_KEY_ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
-
 
 def _split(value: object) -> object:
     """A list in an environment variable is separated by commas."""
+    if isinstance(value, Path):
+        return (str(value),)
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -43,6 +39,7 @@ def _reachable(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+TenantRows = Annotated[Mapping[str, TenantLimits], NoDecode, BeforeValidator(tenant_limits)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Durability = Literal["acknowledged", "replicated"]
@@ -86,25 +83,45 @@ class Settings(BaseSettings):
     jwt_secret: SecretStr | None = Field(
         default=None, description="the shared secret of HS256 (32 bytes or more), HS384 or HS512"
     )
-    jwt_public_key_file: Path | None = Field(
-        default=None, description="a PEM file with the public key of RS*, PS*, ES* or EdDSA"
+    jwt_public_key_file: Names = Field(
+        default=(),
+        description="PEM files with public keys of RS*, PS*, ES* or EdDSA, separated by commas, "
+        "each a path or kid=path",
     )
     jwt_jwks_url: str | None = Field(
-        default=None, description="not available in this version; use RUNCAST_JWT_PUBLIC_KEY_FILE"
+        default=None,
+        description="a key set: https://login.example/.well-known/jwks.json, http:// on this "
+        "machine only, or file:///path/keys.json, where secrets may be in it too",
+    )
+    jwt_jwks_stale_seconds: int = Field(
+        default=3600,
+        ge=0,
+        le=604800,
+        description="0 to 604800: how long a key set counts on after it should have been fetched "
+        "again and could not be",
     )
     jwt_algorithms: Names = Field(
         default=(),
         description="algorithms to accept, separated by commas; absent: HS256 with a secret, "
-        "RS256,ES256,EdDSA with a public key",
+        "RS256,ES256,EdDSA with public keys",
     )
-    jwt_audience: str | None = Field(default=None, description="the `aud` that tokens must carry")
+    jwt_audience: Names = Field(
+        default=(),
+        description="the `aud` that tokens must carry; several separated by commas, one is enough",
+    )
     jwt_issuer: str | None = Field(default=None, description="the `iss` that tokens must carry")
+    jwt_type: str | None = Field(
+        default=None, description="the `typ` that the headers of tokens must carry, as at+jwt"
+    )
     jwt_leeway_seconds: int = Field(
         default=0, ge=0, le=300, description="0 to 300: tolerated difference between clocks"
     )
-    jwt_max_age_seconds: Positive = Field(
-        default=2_592_000,
-        description="1 or more: a token's longest life; revocations are remembered for as long",
+    jwt_max_age_seconds: int = Field(
+        default=2592000,
+        ge=1,
+        le=31536000,
+        description="1 to 31536000: a token that is valid for longer, from its `iat` to its `exp`, "
+        "is refused: a revocation is remembered for so long",
     )
     audit_ttl_seconds: Positive = Field(
         default=7_776_000, description="1 or more: seconds that an operator's action is kept"
@@ -136,8 +153,30 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         default=65536, ge=1024, le=8388608, description="1024 to 8388608: largest frame of a client"
     )
-    max_connections_per_user: Positive = Field(default=50, description="1 or more, per gateway")
-    messages_per_minute: Positive = Field(default=120, description="1 or more, per user")
+    max_connections_per_user: Positive = Field(
+        default=50, description="1 or more: connections of one user at all gateways together"
+    )
+    connects_per_second: Positive = Field(
+        default=10,
+        description="1 or more: new connections of one user; twice his connections in a burst",
+    )
+    messages_per_minute: Positive = Field(
+        default=120, description="1 or more: messages of one user, which may come all at once"
+    )
+    max_runs_per_user: Positive = Field(
+        default=200, description="1 or more: a user's open runs beyond which a message is refused"
+    )
+    max_queued_runs_per_user: Positive = Field(
+        default=100, description="1 or more: the same for those of them that wait for a worker"
+    )
+    max_threads_per_user: Positive = Field(
+        default=10_000, description="1 or more: threads used within the retention time"
+    )
+    tenant_limits: TenantRows = Field(
+        default={},
+        description="limits of tenants, as a TOML table or JSON: "
+        '{"acme": {"connections": 500, "user": {"connections": 5}}}; "*" is every other tenant',
+    )
     heartbeat_seconds: Positive = Field(default=25, description="1 or more")
     lease_seconds: int = Field(
         default=15, ge=2, description="2 or more: a run whose worker is silent for longer is lost"
@@ -205,70 +244,11 @@ def load_settings(config_file: Path | None = None, **overrides: object) -> Setti
     )
 
 
-def require_verification_key(settings: Settings) -> tuple[str, ...]:
-    """The pinned algorithms of the one configured key.
-
-    :raises ConfigurationError: there is no key or more than one, the algorithms are not the key's
-        kind, the secret is too short for them, or the secret is in truth a PEM (whoever knows the
-        public key could then sign).
-    """
-    if settings.jwt_jwks_url is not None:
-        raise ConfigurationError(
-            setting="RUNCAST_JWT_JWKS_URL",
-            why="key sets are not available in this version",
-            todo="Save the public key to a PEM file and set RUNCAST_JWT_PUBLIC_KEY_FILE.",
-        )
-    if settings.jwt_public_key_file is not None:
-        if settings.jwt_secret is not None:
-            raise ConfigurationError(
-                setting="RUNCAST_JWT_SECRET",
-                why="a public key file is configured as well",
-                todo="Keep the one that your tokens are signed with and remove the other.",
-            )
-        algorithms = settings.jwt_algorithms or DEFAULT_PUBLIC_KEY_ALGORITHMS
-        _require_algorithms(algorithms, PUBLIC_KEY_ALGORITHMS, "a public key")
-        return algorithms
-    if settings.jwt_secret is None:
-        raise ConfigurationError(
-            setting="RUNCAST_JWT_SECRET",
-            why="there is no key to verify tokens with",
-            todo="Set it to the secret that your login service signs with (32 bytes or more), or "
-            "RUNCAST_JWT_PUBLIC_KEY_FILE to its public key. To just try: runcast demo.",
-        )
-    algorithms = settings.jwt_algorithms or ("HS256",)
-    _require_algorithms(algorithms, tuple(MIN_SECRET_BYTES), "a secret")
-    secret = settings.jwt_secret.get_secret_value()
-    if "-----BEGIN" in secret:
-        raise ConfigurationError(
-            setting="RUNCAST_JWT_SECRET",
-            why="it is a PEM, not a secret",
-            todo="Put a public key into a file and set RUNCAST_JWT_PUBLIC_KEY_FILE instead.",
-        )
-    needed = max(MIN_SECRET_BYTES[algorithm] for algorithm in algorithms)
-    if len(secret.encode()) < needed:
-        raise ConfigurationError(
-            setting="RUNCAST_JWT_SECRET",
-            why=f"it has {len(secret.encode())} bytes and {', '.join(algorithms)} needs {needed}",
-            todo="Make one with: openssl rand -base64 64 | tr -d '\\n'",
-        )
-    return algorithms
-
-
 def state_dir() -> Path:
     """Where this user's programs keep state (XDG base directories); not created here."""
     base = os.environ.get("XDG_STATE_HOME", "")
     root = Path(base) if base.startswith("/") else Path.home() / ".local" / "state"
     return root / "runcast"
-
-
-def _require_algorithms(chosen: tuple[str, ...], possible: tuple[str, ...], key: str) -> None:
-    for algorithm in chosen:
-        if algorithm not in possible:
-            raise ConfigurationError(
-                setting="RUNCAST_JWT_ALGORITHMS",
-                why=f"{algorithm!r} cannot be verified with {key}",
-                todo=f"Choose from {', '.join(possible)}.",
-            )
 
 
 def _environment() -> dict[str, str]:

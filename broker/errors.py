@@ -10,7 +10,8 @@
     ├── Refused                  the broker looked at it and said no; nothing was written
     │   ├── RunNotFound  NotOwner  Fenced  RunClosed  SequenceGap
     │   ├── CallNotOpen  EventTooLarge  NotWaiting
-    │   └── UnknownAgent  QueueFull  ThreadBusy  RunExists
+    │   ├── UnknownAgent  QueueFull  ThreadBusy  RunExists
+    │   └── LimitReached
     ├── BrokerUnavailable        Redis cannot be reached, or did not answer in time
     └── PublishError             an event is not confirmed (yet); it stays in its run's buffer
 
@@ -154,11 +155,22 @@ class RunExists(Refused):
     code = "RUN_EXISTS"
 
 
+class LimitReached(Refused):
+    """The user, or the tenant, has as much as allowed; ``subject`` names the limit."""
+
+    code = "LIMIT_REACHED"
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """How long until there is room again; None when that depends on others."""
+        return int(self.detail) if self.detail.isdecimal() else None
+
+
 REFUSALS: dict[str, type[Refused]] = {
     kind.code: kind
     for kind in (
         RunNotFound, NotOwner, Fenced, RunClosed, SequenceGap, CallNotOpen, EventTooLarge,
-        NotWaiting, UnknownAgent, QueueFull, ThreadBusy, RunExists,
+        NotWaiting, UnknownAgent, QueueFull, ThreadBusy, RunExists, LimitReached,
     )
 }  # fmt: skip
 """Script code → error class."""

@@ -28,6 +28,7 @@ from broker.channels import SCOPES, Keys, Owner, Scope  # noqa: E402
 from broker.config import ENV_PREFIX, Settings  # noqa: E402
 from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
+from broker.limits import LIMITS  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
 from tests.benchmarks import targets  # noqa: E402
@@ -145,7 +146,7 @@ def settings() -> str:
     rows = []
     for name, info in Settings.model_fields.items():
         default = info.default
-        if default is None or default == ():
+        if default is None or default in ((), {}):
             shown = "none"
         elif isinstance(default, bool):
             shown = f"`{str(default).lower()}`"
@@ -155,6 +156,24 @@ def settings() -> str:
             (f"`{ENV_PREFIX}{name.upper()}`", f"`{name}`", shown, _code(info.description or ""))
         )
     return table(("environment", "in a TOML file", "default", "what it is"), rows)
+
+
+def limits() -> str:
+    """Every limit: its name, its setting, whether tenants share it, how it is refused."""
+    return table(
+        ("name", "what", "setting", "default", "shared by a tenant", "refused as"),
+        (
+            (
+                f"`{name}`",
+                limit.what,
+                f"`{ENV_PREFIX}{limit.setting.upper()}`",
+                str(Settings.model_fields[limit.setting].default),
+                "yes" if limit.shared else NOTHING,
+                f"`{limit.code}`",
+            )
+            for name, limit in LIMITS.items()
+        ),
+    )
 
 
 def redis_keys() -> str:
@@ -173,6 +192,10 @@ def redis_keys() -> str:
         (_key(keys.leases(partition)), Keys.leases),
         (_key(keys.message(owner, "MESSAGE")), Keys.message),
         (_key(keys.thread(owner, "THREAD")), Keys.thread),
+        (_key(keys.runs(owner)), Keys.runs),
+        (_key(keys.threads(owner)), Keys.threads),
+        (_key(keys.seats(owner)), Keys.seats),
+        (_key(keys.bucket(owner, "LIMIT")), Keys.bucket),
         (_key(keys.connection(owner, "CONNECTION")), Keys.connection),
         (_key(keys.turns(owner, "CONNECTION")), Keys.turns),
         (_key(keys.revoked_user(owner)), Keys.revoked_user),
@@ -211,6 +234,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "routes": routes,
     "close-codes": close_codes,
     "settings": settings,
+    "limits": limits,
     "redis-keys": redis_keys,
     "performance": performance,
 }

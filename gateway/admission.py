@@ -1,143 +1,122 @@
-"""Who may connect, to what, and how much: decided before anything is subscribed."""
+"""Who may connect, and how much anybody may do: decided before anything is subscribed."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
+import asyncio
+import math
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import ResponseError
 
-from broker.channels import Keys, Mode, Owner
+from broker.bucket import Bucket
+from broker.channels import Owner
 from broker.config import Settings
-from broker.redis.client import RedisClient
-from gateway.auth import Identity
-from gateway.commands import new_id
+from broker.errors import BrokerUnavailable
+from broker.limits import LIMITS, MOST, Allowance, Policy, connects
+from broker.redis.broker import Broker
+from gateway.claims import Identity
+from gateway.fleet import Fleet
 from gateway.handshake import BadRequest, Opening
-from gateway.session import FrameError
-from gateway.sockets import Connected, Sockets
-
-TAKE_UP_SECONDS: Final = 120
-"""How long an isolated connection can be taken up after its loss (protocol section 4)."""
-
-REFRESH_SECONDS: Final = 30.0
-"""How often the connections that live are kept known."""
+from gateway.seats import Seats
 
 FLOOD_FACTOR: Final = 3
-"""Times the limit of messages a minute at which the connection is closed with 4429."""
+"""Messages that may be refused in a minute, in limits of a minute: then it is closed with 4429."""
 
-KEEP_SECONDS: Final = TAKE_UP_SECONDS + round(REFRESH_SECONDS)
+SEAT_RETRY_MS: Final = 5000
+"""What a user with too many connections is told to wait: when one of them goes, nobody knows."""
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Whose number counts, by the settings."""
+    defaults = {name: getattr(settings, limit.setting) for name, limit in LIMITS.items()}
+    return Policy(defaults, settings.tenant_limits)
+
+
+def check(identity: Identity, opening: Opening) -> None:
+    """Refuse with :class:`BadRequest` what the token does not allow."""
+    if identity.operator:
+        raise BadRequest("user_token_required", "an operator's token opens no chat", status=403)
+    if opening.user_id is not None and opening.user_id != identity.owner.user:
+        raise BadRequest("user_mismatch", "user_id must be the token's subject", status=403)
+    if identity.modes is not None and opening.mode not in identity.modes:
+        raise BadRequest("mode_not_allowed", "the token does not allow this mode", status=403)
 
 
 class Admission:
-    """The limits of one gateway, and the identities of isolated connections."""
+    """The limits, as one gateway holds to them."""
 
-    def __init__(self, settings: Settings, client: RedisClient, keys: Keys) -> None:
-        self._settings, self._client, self._keys = settings, client, keys
-        self._messages: Counter[Owner] = Counter()
+    def __init__(
+        self, policy: Policy, broker: Broker, seats: Seats, fleet: Fleet, *, node_id: str
+    ) -> None:
+        self.policy = policy
+        self._broker, self._seats, self._fleet = broker, seats, fleet
+        self._node_id = node_id
+        self._refused: Counter[Owner] = Counter()
         self._minute = 0
-        self._arriving: Counter[Owner] = Counter()
 
-    def arriving(self, owner: Owner) -> None:
-        """A connection is on its way: many at once count as many. :meth:`arrived` follows."""
-        self._arriving[owner] += 1
+    def allowance(self, identity: Identity) -> Allowance:
+        """What this user may have."""
+        return self.policy.of(identity.owner.tenant, identity.limits)
 
-    def arrived(self, owner: Owner) -> None:
-        """It is connected, or refused."""
-        self._arriving[owner] -= 1
-        if not self._arriving[owner]:
-            del self._arriving[owner]
+    async def seat(self, identity: Identity) -> None:
+        """A seat for a connection that is arriving; :class:`BadRequest` (429) when there is none.
 
-    def admit(self, identity: Identity, opening: Opening, connected: Sockets[Any]) -> None:
-        """Refuse with :class:`BadRequest` what the token or the limits do not allow."""
-        if identity.operator:
-            raise BadRequest("user_token_required", "an operator's token opens no chat", status=403)
-        if opening.user_id is not None and opening.user_id != identity.owner.user:
-            raise BadRequest("user_mismatch", "user_id must be the token's subject", status=403)
-        if identity.modes is not None and opening.mode not in identity.modes:
-            raise BadRequest("mode_not_allowed", "the token does not allow this mode", status=403)
-        most = self._settings.max_connections_per_user
-        if connected.of(identity.owner) + self._arriving[identity.owner] >= most:
-            raise BadRequest(
-                "too_many_connections", f"at most {most} connections per user", status=429
-            )
-
-    async def complete(self, identity: Identity, opening: Opening) -> Opening:
-        """Fill in what the gateway chooses: a factory thread, an isolated connection's identity.
-
-        Taking up an isolated connection takes its secret, whose hash alone is kept.
+        ``BrokerUnavailable``: nobody can say how many there are.
         """
-        if opening.mode is Mode.FACTORY:
-            return replace(opening, thread_id=opening.thread_id or new_id())
-        if opening.mode is not Mode.ISOLATED:
-            return opening
-        if opening.connection is None:
-            opening = replace(opening, connection=new_id(), secret=secrets.token_urlsafe(32))
-            key = self._keys.connection(identity.owner, opening.connection or "")
-            await self._client.execute("SET", key, _digest(opening), "EX", KEEP_SECONDS)
-            return opening
-        key = self._keys.connection(identity.owner, opening.connection)
-        unknown = BadRequest("connection_unknown", "no such connection to take up", status=403)
+        allowance, owner = self.allowance(identity), identity.owner
         try:
-            known = await self._client.execute("GET", key)
-            if known is None or not hmac.compare_digest(known, _digest(opening)):
-                raise unknown
-            turns = self._keys.turns(identity.owner, opening.connection)
-            turn, _ = await self._client.execute_many(
-                [("INCR", turns), ("EXPIRE", turns, KEEP_SECONDS)]
-            )
-        except ResponseError:  # not what a gateway has written there
-            raise unknown from None
-        return replace(opening, turn=turn)
+            await self._seat(owner, allowance.connections, allowance.connects)
+            if owner.tenant and self.policy.limits_connections(owner.tenant):
+                shared = self.policy.shared(owner.tenant)
+                most = shared.get("connections", MOST)
+                bucket = connects(shared.get("connects_per_second", MOST), most)
+                await self._seat(Owner(owner.tenant, ""), most, bucket)
+        except ResponseError as error:
+            raise BrokerUnavailable(why=str(error)) from error
 
-    async def announce(self, identity: Identity, opening: Opening, live: bytes) -> bool:
-        """Tell the former sockets of an isolated channel that it was taken up.
+    async def _seat(self, owner: Owner, most: int, bucket: Bucket) -> None:
+        seats = self._seats
+        if seats.of(owner) > most:  # so it is, whatever the others have
+            raise _too_many(owner, "connections", most, SEAT_RETRY_MS)
 
-        False when somebody else has taken it up since: whoever listens before asking either sees
-        that here, or hears it.
-        """
-        notice = b"- 0 %b - - %d taken_over\n{}" % (identity.owner.token.encode(), opening.turn)
-        turns = self._keys.turns(identity.owner, opening.connection or "")
-        await self._client.publish(live, notice)
-        latest = await self._client.execute("GET", turns)
-        return int(latest or 0) <= opening.turn
+        def take(*, again: bool = False) -> asyncio.Future[int | list[bytes]]:
+            return self._broker.take_seat(
+                owner, self._node_id, seats.of(owner),
+                most=most, connects=bucket, kept_ms=seats.kept_ms, again=again,
+            )  # fmt: skip
 
-    async def keep(self, connected: Iterable[Connected]) -> None:
-        """Isolated connections can be taken up for their time, counted from their loss."""
-        await self._client.execute_many(
-            [
-                ("EXPIRE", key(each.identity.owner, each.connection_id), KEEP_SECONDS)
-                for each in connected
-                if each.opening.mode is Mode.ISOLATED
-                for key in (self._keys.connection, self._keys.turns)
-            ]
-        )
+        reply = await take()
+        if reply == 0:
+            return
+        if isinstance(reply, list) and reply:
+            gone = set(reply).difference(await self._fleet.others())
+            if gone:
+                await self._broker.clear_seats(owner, gone)
+                reply = await take(again=True)
+        if isinstance(reply, list):
+            raise _too_many(owner, "connections", most, SEAT_RETRY_MS)
+        if reply:
+            per_second = round(1_000_000 / bucket.interval_us)
+            raise _too_many(owner, "connects_per_second", per_second, reply)
 
-    def admit_message(self, owner: Owner) -> None:
-        """Count one message of this user's minute; :class:`FrameError` when it is one too many."""
+    def flooded(self, identity: Identity) -> bool:
+        """Count one refused message; whether this user goes on and on although he is refused."""
         minute = int(time.monotonic() // 60)
         if minute != self._minute:
             self._minute = minute
-            self._messages.clear()
-        self._messages[owner] += 1
-        if self._messages[owner] > self._settings.messages_per_minute:
-            raise FrameError(
-                "rate_limited",
-                f"at most {self._settings.messages_per_minute} messages a minute",
-                retryable=True,
-                bad=False,
-            )
-
-    def flooded(self, owner: Owner) -> bool:
-        """Whether this user went on far beyond the limit although every message was refused."""
-        return self._messages[owner] > self._settings.messages_per_minute * FLOOD_FACTOR
+            self._refused.clear()
+        self._refused[identity.owner] += 1
+        most = max(self.allowance(identity).messages_per_minute, 1)
+        return self._refused[identity.owner] > most * FLOOD_FACTOR
 
 
-def _digest(opening: Opening) -> bytes:
-    """What Redis keeps of a connection's secret."""
-    return hashlib.sha256((opening.secret or "").encode()).hexdigest().encode()
+def _too_many(owner: Owner, name: str, most: int, retry_after_ms: int) -> BadRequest:
+    limit, whose = LIMITS[name], "user" if owner.user else "tenant"
+    return BadRequest(
+        limit.code,
+        f"at most {most} {limit.what} per {whose}",
+        status=429,
+        retry_after_seconds=math.ceil(retry_after_ms / 1000),
+    )

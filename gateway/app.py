@@ -175,7 +175,7 @@ async def _as_problems(
         return await handler(request)
     except AuthError as error:
         log.info("request_refused", reason=error.log_reason, token_hash=error.token_hash)
-        return problem(401, error.code, str(error))
+        return problem(error.status, error.code, str(error))
     except BadRequest as refused:
         return problem(refused.status, refused.code, refused.detail)
     except BrokerUnavailable:

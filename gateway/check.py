@@ -18,7 +18,8 @@ from broker.embedded import OLDEST_VERSION, find_server
 from broker.errors import BrokerUnavailable, ConfigurationError, RuncastError
 from broker.redis.client import RedisClient
 from broker.redis.topology import new_client, new_subscriber
-from gateway.auth import Verifier
+from gateway.jwks import FetchedKeys
+from gateway.key_source import KeySource, key_source
 
 KEEP_SECONDS: Final = 60
 """The time to live that a report of the nodes has anyway."""
@@ -37,10 +38,9 @@ async def findings(settings: Settings) -> list[Finding]:
     """Look at everything that a gateway needs. The settings themselves have been validated."""
     found = [Finding("settings", ok=True, detail="all known and possible")]
     try:
-        algorithms = ", ".join(Verifier(settings).algorithms)
-        found.append(Finding("token key", ok=True, detail=f"accepts {algorithms}"))
+        found.append(await _keys(key_source(settings), settings))
     except ConfigurationError as error:
-        found.append(Finding("token key", ok=False, detail=str(error)))
+        found.append(Finding("token keys", ok=False, detail=str(error)))
     try:
         if settings.redis_url is None:
             server = await asyncio.to_thread(find_server)
@@ -70,6 +70,26 @@ def show(found: list[Finding], *, as_json: bool) -> None:
         line.append(f"{finding.name:<16}", style="bold")
         line.append(f" {finding.detail}", style="default")
         console.print(line, soft_wrap=True)
+
+
+async def _keys(source: KeySource, settings: Settings) -> Finding:
+    """The keys that a gateway would start with."""
+    setting = "RUNCAST_JWT_SECRET"
+    if settings.jwt_public_key_file:
+        setting = "RUNCAST_JWT_PUBLIC_KEY_FILE"
+    if isinstance(source, FetchedKeys):
+        setting = "RUNCAST_JWT_JWKS_URL"
+        await source.refresh()
+        if not (health := source.health())["ok"]:
+            why = source.why or health["detail"]
+            todo = "Check the address, and that its server answers with a key set."
+            return Finding("token keys", ok=False, detail=f"{setting}: {why}. {todo}")
+    keys = source.keys
+    kids = ", ".join(sorted(kid for kid in keys.kids if kid is not None)) or "no kid"
+    detail = f"{len(keys)} from {setting} ({kids}); accepts {', '.join(keys.algorithms)}"
+    if not settings.jwt_audience and setting != "RUNCAST_JWT_SECRET":
+        detail += "; for any audience, as RUNCAST_JWT_AUDIENCE is not set"
+    return Finding("token keys", ok=True, detail=detail)
 
 
 async def _redis(url: str, keys: Keys, *, replicated: bool) -> list[Finding]:

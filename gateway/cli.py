@@ -20,11 +20,12 @@ from typing import Annotated, Final, NoReturn
 import typer
 from rich.console import Console
 
-from broker.config import Settings, load_settings, require_verification_key
+from broker.config import Settings, load_settings
 from broker.errors import BrokerUnavailable, ConfigurationError, RuncastError
 from broker.logs import configure_logging
 from gateway.bench.command import bench
 from gateway.client_errors import ChatError
+from gateway.key_source import require_verification_key
 
 COMMAND_GROUPS: Final = {
     "gateway": "gateway.cli:commands",
@@ -287,7 +288,7 @@ def _token(
 def _sign(
     settings: Settings, user: str, tenant: str | None, ttl_seconds: int, *, operator: bool = False
 ) -> str:
-    from gateway.auth import issue_token
+    from gateway.tokens import issue_token
 
     if settings.jwt_secret is None:
         raise ConfigurationError(
@@ -305,8 +306,9 @@ def _sign(
             now=time.time(),
             tenant=tenant,
             operator=operator,
-            audience=settings.jwt_audience,
+            audience=next(iter(settings.jwt_audience), None),
             issuer=settings.jwt_issuer,
+            token_type=settings.jwt_type,
         )
     except ValueError as error:
         raise ConfigurationError(

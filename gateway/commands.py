@@ -7,11 +7,13 @@ section 6.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +24,7 @@ from broker.backoff import full_jitter
 from broker.channels import Channel, Owner
 from broker.errors import (
     BrokerUnavailable,
+    LimitReached,
     NotWaiting,
     QueueFull,
     Refused,
@@ -31,6 +34,7 @@ from broker.errors import (
 )
 from broker.ids import RANDOM_BYTES, ulid
 from broker.lifecycle import State
+from broker.limits import LIMITS, Allowance
 from broker.redis.broker import Broker
 from broker.redis.records import UNREADABLE, AgentSpec, Registered, RunRequest
 from gateway.closing import closing
@@ -40,6 +44,16 @@ log = structlog.get_logger(__name__)
 
 DEADLINE_SECONDS: Final = 3.0
 """How long a client's request waits for Redis before ``broker_unavailable``."""
+
+RETRY_MS: Final = 1000
+"""What a client is told to wait when it depends on others: on a run's end, say."""
+
+LOOK_SECONDS: Final = 1.0
+MOST_LOOKED: Final = 1000
+"""Tenants whose last look is remembered; forgetting one costs a look."""
+
+_SHARED: Final = ("messages_per_minute", "runs")
+"""Those of a tenant's limits that a message is measured by."""
 
 _CODES: Final[dict[type[Refused], tuple[str, bool]]] = {
     UnknownAgent: ("unknown_agent", False),
@@ -55,7 +69,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A user's message on its way to an agent."""
+    """A user's message on its way to an agent, and what limits it: the user's, his tenant's."""
 
     run_id: str
     owner: Owner
@@ -65,6 +79,8 @@ class Message:
     content: Any
     metadata: dict[str, Any]
     message_id: str
+    allowance: Allowance
+    shared: Mapping[str, int]
 
 
 class Commands:
@@ -74,13 +90,18 @@ class Commands:
         self._broker = broker
         self._node_id = node_id
         self._default_agent = default_agent
+        self._looked: dict[Owner, float] = {}
 
     async def agent(self, name: str | None) -> AgentSpec:
         """The agent that a message is for."""
         return await self._tried(lambda: self._agent(name))
 
     async def register(self, message: Message, spec: AgentSpec) -> Registered:
-        """Register the run. It will end, whatever happens from here on."""
+        """Register the run, once per message id. It will end, whatever happens from here on.
+
+        What the message may not cost any more is refused: ``rate_limited`` or ``queue_full``. The
+        same message again costs nothing.
+        """
         request = RunRequest(
             run_id=message.run_id,
             owner=message.owner,
@@ -90,11 +111,71 @@ class Commands:
             content=message.content,
             metadata=message.metadata,
             message_id=message.message_id,
+            allowance=message.allowance,
         )
-        # Tried again until the deadline: the message id makes that safe, lost replies included.
-        return await self._tried(
-            lambda: self._broker.register(request, spec, epoch_ms=time.time_ns() // 1_000_000)
-        )
+        begun: str | None = None
+        await self._take_share(message)
+        try:
+            # Tried again until the deadline: the message id makes that safe, lost replies included.
+            registered = await self._tried(
+                lambda: self._broker.register(request, spec, epoch_ms=time.time_ns() // 1_000_000)
+            )
+            begun = registered.run_id
+        except LimitReached as reached:
+            raise _too_much(reached, getattr(message.allowance, reached.subject), "user") from None
+        except FrameError as error:
+            if error.code == "broker_unavailable":
+                begun = message.run_id  # perhaps; whoever needs its place looks at it then
+            raise
+        finally:
+            if begun != message.run_id:
+                await self._return_share(message)
+        return registered
+
+    async def _take_share(self, message: Message) -> None:
+        """A message and a run of what the users of a tenant have together."""
+        tenant, shared = message.owner.group, message.shared
+        if tenant is None or shared.keys().isdisjoint(_SHARED):
+            return
+        partition = message.channel.partition
+        messages, runs = shared.get("messages_per_minute"), shared.get("runs")
+
+        def take() -> Awaitable[None]:
+            return self._broker.take_share(
+                tenant, partition, message.run_id, messages=messages, runs=runs
+            )
+
+        try:
+            try:
+                await self._tried(take)
+            except LimitReached as reached:
+                if reached.subject != "runs" or not await self._forget_ended(tenant):
+                    raise
+                await self._tried(take)
+        except LimitReached as reached:
+            raise _too_much(reached, shared[reached.subject], "tenant") from None
+
+    async def _return_share(self, message: Message) -> None:
+        tenant, shared = message.owner.group, message.shared
+        if tenant is None or shared.keys().isdisjoint(_SHARED):
+            return
+        partition, messages = message.channel.partition, shared.get("messages_per_minute")
+        with suppress(FrameError):  # the bucket fills again; the place is looked at when needed
+            await self._tried(
+                lambda: self._broker.return_share(
+                    tenant, partition, message.run_id, messages=messages
+                )
+            )
+
+    async def _forget_ended(self, tenant: Owner) -> bool:
+        """Whether there is room after a look at a tenant's runs; many are looked at seldom."""
+        now = asyncio.get_running_loop().time()
+        if now < self._looked.get(tenant, -math.inf) + LOOK_SECONDS:
+            return False
+        if len(self._looked) > MOST_LOOKED:
+            self._looked.clear()
+        self._looked[tenant] = now
+        return await self._tried(lambda: self._broker.forget_ended(tenant)) > 0
 
     async def enqueue(self, registered: Registered, spec: AgentSpec, owner: Owner) -> None:
         """Give the run to its agent's workers. When Redis stays away, the sweeper does it."""
@@ -171,9 +252,31 @@ class Commands:
         except UNREADABLE as error:
             log.error("unreadable_in_redis", why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
             raise FrameError("internal", "it was logged", bad=False) from None
+        except LimitReached:
+            raise  # what was asked for knows how much it may be
         except Refused as refused:
             code, retryable = _CODES[type(refused)]
-            raise FrameError(code, str(refused), retryable=retryable, bad=False) from None
+            raise FrameError(
+                code,
+                str(refused),
+                retryable=retryable,
+                bad=False,
+                retry_after_ms=RETRY_MS if retryable else None,
+            ) from None
+
+
+def _too_much(reached: LimitReached, most: int, whose: str) -> FrameError:
+    limit, retry_after_ms = LIMITS[reached.subject], reached.retry_after_ms
+    text = f"at most {most} {limit.what} per {whose}"
+    if reached.subject == "threads" and retry_after_ms is not None:
+        text += f"; the one used longest ago is forgotten in {math.ceil(retry_after_ms / 1000)} s"
+    return FrameError(
+        limit.code,
+        text,
+        retryable=True,
+        bad=False,
+        retry_after_ms=RETRY_MS if retry_after_ms is None else retry_after_ms,
+    )
 
 
 async def end_run(

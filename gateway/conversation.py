@@ -19,7 +19,7 @@ from broker.errors import BrokerUnavailable
 from broker.events import timestamp
 from gateway import close_codes, session
 from gateway.commands import DEADLINE_SECONDS, Message, new_id
-from gateway.credentials import AuthError
+from gateway.credentials import AuthError, KeyMissing
 from gateway.feed import Feed
 from gateway.resync import Beginning
 from gateway.session import Command, FrameError
@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 MAX_QUEUED_COMMANDS: Final = 64
 """Commands waiting on one connection; beyond that the client is not read from."""
+
+_OURS: Final = frozenset({"broker_unavailable", "internal"})
 
 
 class Conversation:
@@ -68,7 +70,7 @@ class Conversation:
                 except FrameError as error:
                     error.ref = command.ref
                     self._socket.refuse(error)
-                    self._check_flood(error)
+                    self._check_flood(command, error)
                 except Exception:
                     log.exception("command_failed", command=type(command).__name__)
                     self._socket.refuse(
@@ -78,9 +80,11 @@ class Conversation:
         finally:
             self._task = None
 
-    def _check_flood(self, error: FrameError) -> None:
-        owner = self._socket.identity.owner
-        if error.code == "rate_limited" and self._socket.node.admission.flooded(owner):
+    def _check_flood(self, command: Command, error: FrameError) -> None:
+        """Whoever goes on sending what is refused is sent away; not for what is our doing."""
+        if not isinstance(command, session.SendMessage) or error.code in _OURS:
+            return
+        if self._socket.node.admission.flooded(self._socket.identity):
             self._socket.close(close_codes.TOO_MANY)
 
     async def _carry_out(self, command: Command) -> None:
@@ -109,7 +113,6 @@ class Conversation:
             raise FrameError(
                 "not_allowed", f"this connection is for thread {opening.thread_id}", bad=False
             )
-        node.admission.admit_message(identity.owner)
         if command.thread_id is None and self._thread is None:
             self._thread = new_id()
         try:
@@ -129,6 +132,8 @@ class Conversation:
             content=command.content,
             metadata=command.metadata,
             message_id=command.ref or new_id(),
+            allowance=node.admission.allowance(identity),
+            shared=node.admission.policy.shared(identity.owner.tenant),
         )
         own_feed: Feed | None = None
         if opening.level is Level.STRICT:
@@ -144,7 +149,9 @@ class Conversation:
                 "agent": registered.agent,
                 "duplicate": registered.duplicate,
             }
-            if registered.duplicate and own_feed is not None:
+            if not registered.duplicate:
+                node.tally.accept(identity.owner.tenant)
+            elif own_feed is not None:
                 self._socket.leave(own_feed)
                 await self._read_run(registered.run_id, ZERO, bad_cursor=False)
             self._socket.answer_first("run_accepted", command.ref, accepted)
@@ -188,6 +195,8 @@ class Conversation:
             raise _unavailable() from None
         except AuthError as error:
             log.info("refresh_refused", reason=error.log_reason, token_hash=error.token_hash)
+            if isinstance(error, KeyMissing):
+                raise _unavailable() from None
             raise FrameError("not_allowed", "the token is not valid", bad=False) from None
         forbidden = identity.modes is not None and socket.opening.mode not in identity.modes
         if identity.owner != socket.identity.owner or forbidden or identity.operator:

@@ -11,6 +11,7 @@ from multidict import MultiMapping
 OUTWARD: Final = {
     "unauthorized": "A valid token is required.",
     "query_token_not_allowed": "This gateway does not accept tokens in the address.",
+    "keys_unavailable": "Tokens cannot be verified now; try again.",
 }
 """Code → all that the peer gets to read."""
 
@@ -21,9 +22,25 @@ class AuthError(Exception):
     ``str()`` and ``code`` may go out; ``log_reason`` and ``token_hash`` are for the log only.
     """
 
+    status = 401
+
     def __init__(self, code: str, log_reason: str, token_hash: str = "") -> None:
         self.code, self.log_reason, self.token_hash = code, log_reason, token_hash
         super().__init__(OUTWARD[code])
+
+
+class KeyMissing(AuthError):
+    """Whether it is authenticated cannot be said now: HTTP 503, close code 4503.
+
+    The key is not here, and whether there is one could not be asked. ``kid`` is its name, None when
+    there are no keys at all.
+    """
+
+    status = 503
+
+    def __init__(self, kid: str | None, log_reason: str, token_hash: str) -> None:
+        self.kid = kid
+        super().__init__("keys_unavailable", log_reason, token_hash)
 
 
 @dataclass(frozen=True, slots=True)

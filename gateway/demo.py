@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway.auth import issue_token
+from gateway.tokens import issue_token
 
 USERS: Final = ({"id": "alice", "name": "Alice"}, {"id": "bob", "name": "Bob"})
 AGENTS: Final = ("analyst",)

@@ -19,8 +19,8 @@ from multidict import CIMultiDictProxy, MultiMapping
 from broker.channels import Channel, Scope
 from broker.cursor import ZERO
 from broker.errors import BrokerUnavailable
-from gateway import close_codes, handshake
-from gateway.auth import Identity
+from gateway import admission, close_codes, handshake
+from gateway.claims import Identity
 from gateway.commands import DEADLINE_SECONDS
 from gateway.credentials import AuthError, subprotocol_answer, token_from_request
 from gateway.feed import Feed
@@ -37,6 +37,11 @@ log = structlog.get_logger(__name__)
 
 _AWAY: Final = "Redis cannot be reached; try again."
 _EVERYTHING: Final = Beginning(ZERO)
+_TOLD_BY_CODE: Final = {
+    401: close_codes.UNAUTHORIZED,
+    403: close_codes.FORBIDDEN,
+    429: close_codes.TOO_MANY,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,31 +103,34 @@ class Entrance:
         node = self._node
         origin = arrival.headers.get("Origin")
         if not handshake.origin_allowed(origin, arrival.host, node.settings.allowed_origins):
+            node.tally.refuse("origin_not_allowed")
             raise Refusal(problem(403, "origin_not_allowed", "This origin may not connect."))
+        identity = None
         try:
             identity = await self._authenticate(arrival)
             opening = handshake.parse(arrival.path, arrival.query)
-            node.admission.admit(identity, opening, node.sockets)
+            admission.check(identity, opening)
             self._require_open()
         except (AuthError, BadRequest, BrokerUnavailable) as error:
-            raise self._refusal(arrival, error) from None
+            raise self._refusal(arrival, error, identity) from None
         return identity, opening
 
     async def admit(self, arrival: Arrival, identity: Identity, opening: Opening) -> Admitted:
         """Subscribe, and await that it is acknowledged; :class:`Refusal` when it cannot be."""
-        admission = self._node.admission
-        admission.arriving(identity.owner)
+        node = self._node
+        node.seats.arrive(identity.owner)
         try:
-            await self._node.revocations.check(identity)
-            opening = await admission.complete(identity, opening)
+            await node.revocations.check(identity)
+            await node.admission.seat(identity)
+            opening = await node.take_up.complete(identity, opening)
             admitted = await self._open(identity, opening)
             # From here to its place among the sockets nothing waits.
-            self._node.revocations.recheck(identity)
+            node.revocations.recheck(identity)
             return admitted
         except (AuthError, BadRequest, BrokerUnavailable) as error:
-            raise self._refusal(arrival, error) from None
+            raise self._refusal(arrival, error, identity) from None
         finally:
-            admission.arrived(identity.owner)
+            node.seats.arrived(identity.owner)
 
     async def greet(
         self, arrival: Arrival, admitted: Admitted, transport: asyncio.Transport, tail: bytes
@@ -138,7 +146,7 @@ class Entrance:
         if opening.turn and admitted.feed is not None:
             live = admitted.feed.channel.live
             try:
-                if not await self._node.admission.announce(socket.identity, opening, live):
+                if not await self._node.take_up.announce(socket.identity, opening, live):
                     socket.close(close_codes.TAKEN_OVER)
             except BrokerUnavailable:
                 # The former socket was not told, and two may not read one isolated channel.
@@ -186,23 +194,35 @@ class Entrance:
         if not node.ready:
             raise BadRequest("broker_unavailable", "try again in a moment", status=503)
 
-    @staticmethod
-    def _refusal(arrival: Arrival, error: AuthError | BadRequest | BrokerUnavailable) -> Refusal:
+    def _refusal(
+        self,
+        arrival: Arrival,
+        error: AuthError | BadRequest | BrokerUnavailable,
+        identity: Identity | None,
+    ) -> Refusal:
         """A refusal before the upgrade; to a browser, which cannot read that, by close code."""
         if isinstance(error, BrokerUnavailable):
-            return Refusal(problem(503, "broker_unavailable", _AWAY))
-        if isinstance(error, AuthError):
+            refused = BadRequest("broker_unavailable", _AWAY, status=503)
+        elif isinstance(error, AuthError):
             log.info(
                 "connection_refused",
                 reason=error.log_reason,
                 token_hash=error.token_hash,
                 code=error.code,
             )
-            refused = BadRequest(error.code, str(error), status=401)
+            refused = BadRequest(error.code, str(error), status=error.status)
         else:
             refused = error
-        code = {401: close_codes.UNAUTHORIZED, 403: close_codes.FORBIDDEN}.get(refused.status)
+        self._node.tally.refuse(refused.code, identity.owner.tenant if identity else "")
+        code = _TOLD_BY_CODE.get(refused.status)
+        if refused.code == "keys_unavailable":
+            code = close_codes.UNAVAILABLE
         return Refusal(
-            problem(refused.status, refused.code, refused.detail),
+            problem(
+                refused.status,
+                refused.code,
+                refused.detail,
+                retry_after_seconds=refused.retry_after_seconds,
+            ),
             by_code=code if arrival.from_browser else None,
         )

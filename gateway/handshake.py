@@ -49,10 +49,16 @@ REPLACEMENT: Final = "\ufffd"
 
 
 class BadRequest(Exception):
-    """A refusal before the upgrade: HTTP status, a code, and a text that says what is valid."""
+    """A refusal before the upgrade: HTTP status, a code, and a text that says what is valid.
 
-    def __init__(self, code: str, detail: str, *, status: int = 400) -> None:
+    ``retry_after_seconds`` is for those that may succeed later, 429 and 503.
+    """
+
+    def __init__(
+        self, code: str, detail: str, *, status: int = 400, retry_after_seconds: int = 1
+    ) -> None:
         self.status, self.code, self.detail = status, code, detail
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(detail)
 
 

@@ -16,9 +16,10 @@ from redis.exceptions import ResponseError
 from broker.channels import Level, Mode
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
+from broker.limits import LIMITS
 from gateway.node import Node
 from gateway.operators import operator_of
-from gateway.stats import Latency, runs_view, summed
+from gateway.stats import TENANT_FIGURES, Latency, runs_view, summed, summed_by_tenant
 from gateway.websocket import PROTOCOL
 
 log = structlog.get_logger(__name__)
@@ -42,13 +43,13 @@ def json_response(body: Mapping[str, Any], *, status: int = 200) -> web.Response
     )
 
 
-def problem(status: int, code: str, detail: str) -> web.Response:
-    """A refusal (RFC 9457) with our ``code``."""
+def problem(status: int, code: str, detail: str, *, retry_after_seconds: int = 1) -> web.Response:
+    """A refusal (RFC 9457) with our ``code``; 429 and 503 say after how long to come again."""
     headers = {"Cache-Control": "no-store"}
     if status == web.HTTPUnauthorized.status_code:
         headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(retry_after_seconds)
     if status == web.HTTPUpgradeRequired.status_code:
         headers["Upgrade"] = "websocket"
     return web.Response(
@@ -102,7 +103,7 @@ async def config(request: web.Request) -> web.Response:
     """The settings in effect that a client needs; nothing secret."""
     node = request.app[NODE]
     settings = node.settings
-    places = ["authorization", "subprotocol"]
+    places = ["authorization", "subprotocol", "ticket"]
     if settings.allow_query_token:
         places.append("query")
     return json_response(
@@ -111,7 +112,12 @@ async def config(request: web.Request) -> web.Response:
             "version": product_version(),
             "modes": [mode.value for mode in Mode],
             "isolation_levels": [level.value for level in Level],
-            "endpoints": {"websocket": "/ws", "health": "/ws/health", "stats": "/ws/stats"},
+            "endpoints": {
+                "websocket": "/ws",
+                "health": "/ws/health",
+                "stats": "/ws/stats",
+                "ticket": "/ws/ticket",
+            },
             "authentication": {
                 "required": True,
                 "token_places": places,
@@ -120,8 +126,7 @@ async def config(request: web.Request) -> web.Response:
             "limits": {
                 "max_message_bytes": settings.max_message_bytes,
                 "max_event_bytes": settings.max_event_bytes,
-                "max_connections_per_user": settings.max_connections_per_user,
-                "messages_per_minute": settings.messages_per_minute,
+                **{limit.setting: getattr(settings, limit.setting) for limit in LIMITS.values()},
             },
             "history": {
                 "events": settings.history_events,
@@ -134,13 +139,19 @@ async def config(request: web.Request) -> web.Response:
 
 
 async def stats(request: web.Request) -> web.Response:
-    """Counters of this gateway and of the whole fleet; operators only, and no user ids."""
-    node = request.app[NODE]
+    """Counters of this gateway and of the whole fleet; operators only, and no user ids.
+
+    An operator of a tenant, by his token, sees that tenant's alone.
+    """
+    node, tenant = request.app[NODE], ""
     open_here = request.app[OPEN_STATS] and request.remote in LOOPBACK
     if not open_here:
-        await operator_of(node, request.headers)
+        tenant = (await operator_of(node, request.headers)).tenant or ""
     try:
         reports = list((await node.reports()).values())
+        if tenant:
+            here, fleet = _of_tenant(reports[:1], tenant), _of_tenant(reports, tenant)
+            return json_response({"gateway": here, "fleet": {**fleet, "nodes": len(reports)}})
         (states, published), ended = await asyncio.gather(
             node.broker.open_by_state(), node.broker.ended_by_agent()
         )
@@ -175,6 +186,16 @@ def _figures(reports: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, A
         "events": summed(report["events"] for report in reports),
         "runs": runs,
         "latency_ms": latency.percentiles(),
+        "refused": summed(report["refused"] for report in reports),
+        "by_tenant": summed_by_tenant(report["by_tenant"] for report in reports),
+        "uptime_seconds": max(report["uptime_seconds"] for report in reports),
+    }
+
+
+def _of_tenant(reports: list[dict[str, Any]], tenant: str) -> dict[str, Any]:
+    by_tenant = summed_by_tenant(report["by_tenant"] for report in reports)
+    return {
+        "by_tenant": {tenant: by_tenant.get(tenant, dict.fromkeys(TENANT_FIGURES, 0))},
         "uptime_seconds": max(report["uptime_seconds"] for report in reports),
     }
 
@@ -204,7 +225,9 @@ async def _checks(node: Node) -> dict[str, dict[str, Any]]:
         "ok": sweeper is not None,
         "detail": "some gateway sweeps" if sweeper is not None else "no gateway sweeps",
     }
-    return {"redis": redis, "pubsub": pubsub, "sweeper": swept}
+    checks = {"redis": redis, "pubsub": pubsub, "sweeper": swept}
+    keys = node.verifier.health()
+    return checks if keys is None else {**checks, "keys": keys}
 
 
 def _title(status: int) -> str:

@@ -17,32 +17,35 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
-import orjson
 import structlog
 from redis.exceptions import ResponseError
 
+from broker.bucket import Bucket
 from broker.channels import Channel, Keys, Mode, Scope
 from broker.config import Settings
 from broker.cursor import from_redis
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
-from broker.redis.records import pairs
 from broker.redis.topology import new_client
 from gateway import close_codes
-from gateway.admission import REFRESH_SECONDS, Admission
-from gateway.auth import Identity, Verifier
+from gateway.admission import Admission, policy_of
+from gateway.auth import Verifier
+from gateway.claims import Identity
 from gateway.commands import Commands, new_id
+from gateway.fleet import REPORT_SECONDS, Fleet
 from gateway.frames import control
 from gateway.handshake import Opening
 from gateway.orders import Orders
 from gateway.probe import Probe
 from gateway.relay import Relay
 from gateway.revocation import Revocations
+from gateway.seats import Seats
 from gateway.sockets import Sockets
-from gateway.stats import Latency, report_of
+from gateway.stats import Latency, Tally
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
+from gateway.take_up import REFRESH_SECONDS, TakeUp
 from gateway.tickets import Tickets
 from gateway.websocket import WebSocket
 
@@ -54,9 +57,10 @@ TURNS_PER_SECOND: Final = 10
 """A heartbeat goes to this share of a second's sockets at a time: a write for each of them holds up
 the deliveries behind it."""
 
-REPORT_SECONDS: Final = 5.0
-STALE_SECONDS: Final = 20.0
-"""A node's report older than this is not part of the fleet any more."""
+FRAMES_PER_SECOND: Final = 100
+FRAMES_AT_ONCE: Final = 1000
+"""Of one client, of whatever kind, beyond its messages of a minute: it is closed with 4429 then. To
+read and answer frames as fast as they come would hold up everybody else."""
 
 EXPIRY_GRACE_SECONDS: Final = 25.0
 START_SECONDS: Final = 5.0
@@ -91,9 +95,25 @@ class Node:
         channels = [self.keys.probe(self.node_id, partition) for partition in probed]
         self.probe = Probe(self.client, subscriber, channels)
         self.tail = TailCheck(self.relay)
-        self.admission = Admission(settings, self.client, self.keys)
+        self.frames = Bucket.per(
+            FRAMES_PER_SECOND, 1, burst=FRAMES_AT_ONCE + settings.messages_per_minute
+        )
+        self.tally = Tally()
+        self.fleet = Fleet(self.client, self.keys, node_id=self.node_id)
+        policy = policy_of(settings)
+        self.seats = Seats(
+            self.broker,
+            self.sockets,
+            policy,
+            node_id=self.node_id,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+        self.admission = Admission(
+            policy, self.broker, self.seats, self.fleet, node_id=self.node_id
+        )
+        self.take_up = TakeUp(self.client, self.keys)
         self.tickets = Tickets(self.client, self.keys)
-        self.revocations = Revocations(self.broker)
+        self.revocations = Revocations(self.broker, self.verifier)
         self.orders = Orders(
             self.broker, self.sockets, self.revocations, node_id=self.node_id, drain=self.drain
         )
@@ -114,13 +134,15 @@ class Node:
                 await self.probe.listen()
                 await subscriber.subscribe(self.keys.orders)
                 await self.orders.start()
-                await self._report()  # the first write: a missing right is told before serving
+                # The first write: a missing right is told before serving.
+                await self.fleet.tell(self.report())
         except (BrokerUnavailable, TimeoutError) as error:
             await self.client.stop()
             await self.relay.stop()
             told = error.why if isinstance(error, BrokerUnavailable) else ""
             why = told or self.relay.subscriber.why or "no answer in time"
             raise BrokerUnavailable(why=why) from error
+        await self.verifier.start()
         work = (
             self.sweeper.run,
             self._tick_for_ever,
@@ -129,6 +151,7 @@ class Node:
             self.orders.run,
             self._sweep_for_ever,
             self._report_for_ever,
+            self.seats.run,
         )
         self._tasks = [asyncio.create_task(each(), name=each.__qualname__) for each in work]
 
@@ -140,8 +163,10 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.verifier.stop()
         with suppress(BrokerUnavailable):
-            await self.client.execute("HDEL", self.keys.nodes, self.node_id)
+            await self.seats.give_up()
+            await self.fleet.leave()
         await self.relay.stop()
         await self.client.stop()
 
@@ -172,6 +197,7 @@ class Node:
     def left(self, socket: WebSocket) -> None:
         """A socket is gone."""
         self.sockets.discard(socket)
+        self.seats.left(socket.identity.owner)
         if self.draining and not self.sockets:
             self._emptied.set()
 
@@ -225,18 +251,21 @@ class Node:
             "by_mode": {mode.value: modes[mode.value] for mode in Mode},
             "events": asdict(self.relay.hub.counters),
             "latency": {str(at): count for at, count in self.latency.counts.items()},
+            "refused": dict(self.tally.refused),
+            "by_tenant": self.tally.by_tenant(
+                {
+                    each.tenant: self.sockets.of(each)
+                    for each in self.sockets.owners
+                    if not each.user
+                }
+            ),
         }
 
     async def reports(self) -> dict[str, dict[str, Any]]:
         """Every live node's last report by its id; this one's comes first and is fresh."""
-        stored = pairs(await self.client.execute("HGETALL", self.keys.nodes))
-        known = {self.node_id: self.report()}
-        fresh = time.time() - STALE_SECONDS
-        for name, text in stored.items():
-            report = report_of(text)
-            if report is not None and report["at"] > fresh:
-                known.setdefault(name.decode(errors="replace"), report)
-        return known
+        others = await self.fleet.others()
+        told = {name.decode(errors="replace"): report for name, report in others.items()}
+        return {self.node_id: self.report(), **told}
 
     # --- by the clock
 
@@ -258,7 +287,7 @@ class Node:
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refreshed = time.monotonic()
                 with suppress(BrokerUnavailable):
-                    await self.admission.keep(self.sockets)
+                    await self.take_up.keep(self.sockets)
 
     def _check_expiry(self, socket: WebSocket, now: float) -> None:
         expires_at = socket.identity.expires_at
@@ -275,20 +304,12 @@ class Node:
     async def _report_for_ever(self) -> None:
         while True:
             try:
-                await self._report()
+                await self.fleet.tell(self.report())
             except BrokerUnavailable:
                 pass  # readiness tells, and so does the connection's log
             except ResponseError as error:
                 log.warning("report_refused", why=str(error))
             await asyncio.sleep(REPORT_SECONDS)
-
-    async def _report(self) -> None:
-        await self.client.execute_many(
-            [
-                ("HSET", self.keys.nodes, self.node_id, orjson.dumps(self.report())),
-                ("EXPIRE", self.keys.nodes, round(STALE_SECONDS * 3)),
-            ]
-        )
 
     def _on_latency(self, event_id: bytes) -> None:
         # Counted at the next turn: not while others wait for their event.

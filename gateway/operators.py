@@ -9,7 +9,7 @@ from typing import Final
 from multidict import MultiMapping
 
 from gateway.auth import is_operator
-from gateway.credentials import AuthError, bearer
+from gateway.credentials import AuthError, KeyMissing, bearer
 from gateway.handshake import BadRequest
 from gateway.node import Node
 
@@ -28,8 +28,9 @@ class Operator:
 async def operator_of(node: Node, headers: MultiMapping[str]) -> Operator:
     """The operator who asks.
 
-    :class:`BadRequest` when nobody asks or somebody else; :class:`~broker.errors.BrokerUnavailable`
-    when it cannot be told whether the token was revoked.
+    :class:`BadRequest` when nobody asks or somebody else; :class:`KeyMissing` when the token cannot
+    be verified now, :class:`~broker.errors.BrokerUnavailable` when it cannot be told whether it was
+    revoked.
     """
     if "Authorization" not in headers:
         raise BadRequest("unauthorized", _REQUIRED, status=401)
@@ -42,6 +43,8 @@ async def operator_of(node: Node, headers: MultiMapping[str]) -> Operator:
             raise refused
         identity = await node.verifier.authenticate(token, time.time())
         await node.revocations.check(identity)
+    except KeyMissing:
+        raise
     except AuthError:
         raise refused from None
     if not identity.operator:

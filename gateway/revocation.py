@@ -20,7 +20,8 @@ from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.orders import Order
 from gateway import close_codes
-from gateway.auth import Identity
+from gateway.auth import Verifier
+from gateway.claims import Identity
 from gateway.credentials import AuthError
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ the sockets: one that an order has missed there is still found by it."""
 class Revocations:
     """What one gateway knows of revoked tokens."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(self, broker: Broker, verifier: Verifier) -> None:
+        self._broker, self._verifier = broker, verifier
         self._recent: deque[tuple[float, Order]] = deque()
 
     async def check(self, identity: Identity) -> None:
@@ -60,6 +61,7 @@ class Revocations:
         while self._recent and self._recent[0][0] < now - RECENT_SECONDS:
             self._recent.popleft()
         self._recent.append((now, order))
+        self._verifier.forget(lambda identity: is_meant(order, identity))
 
     async def sweep(self, sockets: Collection[WebSocket]) -> None:
         """Close those whose tokens were revoked; one pipeline."""

@@ -35,7 +35,10 @@ LEGACY_TEXT_FIELDS: Final = {
 
 
 class FrameError(Exception):
-    """A frame that is answered with ``error``; ``bad`` ones count towards 4400."""
+    """A frame that is answered with ``error``; ``bad`` ones count towards 4400.
+
+    ``retry_after_ms``: when the same may succeed, where that is known.
+    """
 
     def __init__(
         self,
@@ -45,10 +48,24 @@ class FrameError(Exception):
         ref: str | None = None,
         retryable: bool = False,
         bad: bool = True,
+        retry_after_ms: int | None = None,
     ) -> None:
         self.code, self.message, self.ref = code, message, ref
+        self.retry_after_ms = retry_after_ms
         self.retryable, self.bad = retryable, bad
         super().__init__(f"{code}: {message}")
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """Of the ``error`` frame (protocol section 6)."""
+        told: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message,
+            "retryable": self.retryable,
+        }
+        if self.retry_after_ms is not None:
+            told["retry_after_ms"] = self.retry_after_ms
+        return told
 
 
 @dataclass(frozen=True, slots=True)

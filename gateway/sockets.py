@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from broker.channels import Owner
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.handshake import Opening
 
 
@@ -45,6 +45,11 @@ class Sockets(Generic[S]):
         """One group; each socket is in one, for as long as it lives."""
         return self._groups[at % len(self._groups)]
 
+    @property
+    def owners(self) -> Collection[Owner]:
+        """Whose they are: users, and tenants as such (:attr:`Owner.group`)."""
+        return self._owners.keys()
+
     def of(self, owner: Owner) -> int:
         """How many are the owner's."""
         return self._owners[owner]
@@ -52,7 +57,8 @@ class Sockets(Generic[S]):
     def add(self, socket: S) -> None:
         """A socket is there."""
         self._group(socket).add(socket)
-        self._owners[socket.identity.owner] += 1
+        for owner in _owners(socket):
+            self._owners[owner] += 1
         self.modes[socket.opening.mode.value] += 1
 
     def discard(self, socket: S) -> None:
@@ -61,11 +67,17 @@ class Sockets(Generic[S]):
         if socket not in group:
             return
         group.discard(socket)
-        owner = socket.identity.owner
-        self._owners[owner] -= 1
-        if not self._owners[owner]:
-            del self._owners[owner]
+        for owner in _owners(socket):
+            self._owners[owner] -= 1
+            if not self._owners[owner]:
+                del self._owners[owner]
         self.modes[socket.opening.mode.value] -= 1
 
     def _group(self, socket: S) -> set[S]:
         return self._groups[hash(socket.connection_id) % len(self._groups)]
+
+
+def _owners(socket: Connected) -> tuple[Owner, ...]:
+    owner = socket.identity.owner
+    group = owner.group
+    return (owner,) if group is None else (owner, group)

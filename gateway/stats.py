@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -15,6 +17,14 @@ MOST_BUCKETS: Final = 800
 """Far more than a latency of centuries takes; a larger number in a report is no bucket."""
 
 _FIRST_MS: Final = 0.25
+
+TENANT_FIGURES: Final = ("connections", "messages", "refused")
+
+MOST_TENANTS: Final = 100
+"""In one gateway's report: it goes into Redis every few seconds."""
+
+MOST_COUNTED_TENANTS: Final = 1000
+"""Beyond that the one that was counted longest ago is forgotten, and counted from 0 again."""
 
 
 class Latency:
@@ -57,6 +67,47 @@ class Latency:
         return {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
 
 
+class Tally:
+    """What one gateway accepted and refused: by code, and by tenant."""
+
+    __slots__ = ("_tenants", "refused")
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        self._tenants: OrderedDict[str, dict[str, int]] = OrderedDict()
+
+    def accept(self, tenant: str) -> None:
+        """A message has begun a run."""
+        self._count(tenant, "messages")
+
+    def refuse(self, code: str, tenant: str = "") -> None:
+        """A connection, or a frame, was refused."""
+        self.refused[code] += 1
+        self._count(tenant, "refused")
+
+    def by_tenant(self, connections: Mapping[str, int]) -> dict[str, dict[str, int]]:
+        """As a report has it: of at most :data:`MOST_TENANTS`, those with most connections."""
+        tenants = {*connections, *self._tenants}
+        most = heapq.nlargest(MOST_TENANTS, tenants, key=lambda each: connections.get(each, 0))
+        return {
+            tenant: {
+                **dict.fromkeys(TENANT_FIGURES, 0),
+                "connections": connections.get(tenant, 0),
+                **self._tenants.get(tenant, {}),
+            }
+            for tenant in most
+        }
+
+    def _count(self, tenant: str, what: str) -> None:
+        if not tenant:
+            return
+        counts = self._tenants.setdefault(tenant, {})
+        counts[what] = counts.get(what, 0) + 1
+        self._tenants.move_to_end(tenant)
+        if len(self._tenants) > MOST_COUNTED_TENANTS:
+            self._tenants.popitem(last=False)
+
+
 def report_of(stored: bytes) -> dict[str, Any] | None:
     """A gateway's report as it wrote it; None for what is none."""
     try:
@@ -66,13 +117,22 @@ def report_of(stored: bytes) -> dict[str, Any] | None:
             "at": float(report["at"]),
             "draining": _truth(report["draining"]),
             "uptime_seconds": float(report["uptime_seconds"]),
-            "by_mode": {name: _count(count) for name, count in report["by_mode"].items()},
-            "events": {name: _count(count) for name, count in report["events"].items()},
+            "by_mode": _counts(report["by_mode"]),
+            "events": _counts(report["events"]),
             "latency": latency,
+            # Gateways of before do not say these.
+            "refused": _counts(report.get("refused", {})),
+            "by_tenant": {
+                tenant: _counts(counts) for tenant, counts in report.get("by_tenant", {}).items()
+            },
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return read if all(abs(at) <= MOST_BUCKETS for at in latency) else None
+
+
+def _counts(counts: Mapping[str, object]) -> dict[str, int]:
+    return {name: _count(count) for name, count in counts.items()}
 
 
 def _count(value: object) -> int:
@@ -94,6 +154,17 @@ def summed(reports: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for name, count in report.items():
             total[name] = total.get(name, 0) + count
     return total
+
+
+def summed_by_tenant(
+    reports: Iterable[Mapping[str, Mapping[str, int]]],
+) -> dict[str, dict[str, int]]:
+    """Tenant by tenant, field by field."""
+    found: dict[str, list[Mapping[str, int]]] = {}
+    for report in reports:
+        for tenant, counts in report.items():
+            found.setdefault(tenant, []).append(counts)
+    return {tenant: summed(each) for tenant, each in found.items()}
 
 
 def runs_view(counters: Mapping[str, int], open_states: Mapping[str, int]) -> dict[str, Any]:

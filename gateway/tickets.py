@@ -16,7 +16,7 @@ import orjson
 from broker.channels import Keys, Mode, Owner
 from broker.redis.client import RedisClient
 from broker.redis.records import UNREADABLE
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.credentials import AuthError
 
 TICKET_SECONDS: Final = 30

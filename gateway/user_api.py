@@ -7,8 +7,8 @@ import time
 from aiohttp import web
 
 from broker.channels import Mode
-from gateway.auth import Identity
 from gateway.bodies import read_object
+from gateway.claims import Identity
 from gateway.credentials import AuthError, bearer
 from gateway.handshake import BadRequest
 from gateway.http_api import NODE, json_response

@@ -14,13 +14,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import structlog
-
+from broker.bucket import take
 from broker.channels import Mode, encode_id
 from broker.cursor import ZERO, Cursor
 from broker.events import timestamp
 from gateway import close_codes, session
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.close_codes import CloseCode
 from gateway.commands import new_id
 from gateway.conversation import Conversation
@@ -34,8 +33,6 @@ from gateway.session import FrameError, Session
 
 if TYPE_CHECKING:
     from gateway.node import Node
-
-log = structlog.get_logger(__name__)
 
 PROTOCOL: Final = 3
 HARD_LIMIT_FACTOR: Final = 4
@@ -53,10 +50,10 @@ class WebSocket(asyncio.Protocol):
     """A connected client. Implements what the hub and the relay ask of a member."""
 
     __slots__ = (
-        "_close_handle", "_closing", "_conversation", "_reader", "_reading_paused", "_room",
-        "_session", "_transport", "_unsent_before", "connection_id", "due_at", "feeds", "floors",
-        "heard", "identity", "legacy", "lifecycle_only", "node", "opening", "outbox", "owner",
-        "thread", "turn", "whole",
+        "_close_handle", "_closing", "_conversation", "_frames_full_at", "_reader",
+        "_reading_paused", "_room", "_session", "_transport", "_unsent_before", "connection_id",
+        "due_at", "feeds", "floors", "heard", "identity", "legacy", "lifecycle_only", "node",
+        "opening", "outbox", "owner", "thread", "turn", "whole",
     )  # fmt: skip
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
@@ -80,6 +77,7 @@ class WebSocket(asyncio.Protocol):
         self._conversation: Conversation | None = None
         self._room: asyncio.Future[None] | None = None
         self._closing = False
+        self._frames_full_at = 0
         self._close_handle: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
         self._reading_paused = False
@@ -237,7 +235,11 @@ class WebSocket(asyncio.Protocol):
             if kind == CLOSE:
                 self._transport.close()
             return
-        if kind == TEXT:
+        now = time.monotonic_ns() // 1000
+        self._frames_full_at, wait = take(self.node.frames, self._frames_full_at, now)
+        if wait:
+            self.close(close_codes.TOO_MANY)
+        elif kind == TEXT:
             self._on_text(payload)
         elif kind == PING:
             self.outbox.put(ws_pong(payload))
@@ -302,8 +304,8 @@ class WebSocket(asyncio.Protocol):
 
     def refuse(self, error: FrameError) -> None:
         """Answer with an error; too many bad frames close the connection."""
-        payload = {"code": error.code, "message": error.message, "retryable": error.retryable}
-        self.send(reply("error", error.ref, payload))
+        self.node.tally.refuse(error.code, self.identity.owner.tenant)
+        self.send(reply("error", error.ref, error.payload))
         self.flush()
         if error.bad and self._session.misused(time.monotonic()):
             self.close(close_codes.MISUSE)

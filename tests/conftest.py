@@ -4,6 +4,7 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
 from broker.channels import Keys
@@ -13,6 +14,10 @@ from broker.redis.topology import new_client
 from gateway.app import Gateway
 from gateway.node import limits
 from tests.support.servers import OPERATOR_KEY, SECRET, Redis, running_redis
+
+# A property has its test's ten seconds, not a part of them for each example: machines are shared.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 # A shell that runs the tests in the background lets them ignore SIGINT, and their children inherit
 # that: Ctrl-C could not be tried.

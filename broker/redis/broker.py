@@ -6,13 +6,14 @@ from broker.redis.agents import Agents
 from broker.redis.figures import Figures
 from broker.redis.log import Log
 from broker.redis.orders import Orders
+from broker.redis.overdue import Overdue
 from broker.redis.publisher import EventPublisher
 from broker.redis.revocations import Revocations
 from broker.redis.steering import Steering
 from broker.redis.store import Limits
 
 
-class Broker(EventPublisher, Agents, Figures, Log, Orders, Revocations, Steering):
+class Broker(EventPublisher, Overdue, Agents, Figures, Log, Orders, Revocations, Steering):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 

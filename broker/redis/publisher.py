@@ -131,6 +131,7 @@ class EventPublisher(Runs):
                 self.keys.leases(claim.partition),
                 self.keys.thread(claim.owner, claim.thread_id),
                 self.keys.text(claim.partition, claim.run_id),
+                self.keys.runs(claim.owner),
             )
         return keys, args
 
@@ -183,5 +184,6 @@ class EventPublisher(Runs):
                 *(("HINCRBY", self.keys.run_counts, count, 1) for count in counts),
                 ("HINCRBY", self.keys.run_counts, f"{claim.agent}\npublished", publication.seq),
                 ("EXPIRE", self.keys.run_counts, self.limits.history_ttl_seconds),
+                *self._uncounting(claim),
             ]
         )

@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from broker.channels import Channel, Keys, Owner, Scope
 from broker.lifecycle import State
+from broker.limits import Allowance
 
 UNREADABLE: Final = (ResponseError, ValueError, LookupError, TypeError, AttributeError)
 """What reading a key raises that is of another type, or that somebody else than Runcast wrote."""
@@ -36,7 +37,11 @@ class AgentSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """A run to be registered. ``content`` and ``metadata`` are JSON values."""
+    """A run to be registered. ``content`` and ``metadata`` are JSON values.
+
+    ``allowance``: the limits that a client's message has to keep; None for a run that no client
+    begins, which only counts.
+    """
 
     run_id: str
     owner: Owner
@@ -47,6 +52,7 @@ class RunRequest:
     metadata: dict[str, Any] = field(default_factory=dict)
     message_id: str | None = None
     parent_run_id: str | None = None
+    allowance: Allowance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from broker.codec import head
 from broker.errors import RunNotFound
 from broker.events import USER_MESSAGE, encode, timestamp
 from broker.redis import scripts
+from broker.redis.quotas import Quotas
 from broker.redis.records import (
     AgentSpec,
     Claim,
@@ -23,10 +24,10 @@ from broker.redis.records import (
     claim_of,
     text_pairs,
 )
-from broker.redis.store import Store, milliseconds, random_step
+from broker.redis.store import milliseconds, random_step
 
 
-class Runs(Store):
+class Runs(Quotas):
     """The registry of runs."""
 
     async def register(
@@ -41,7 +42,8 @@ class Runs(Store):
 
         With ``echo`` the user's message goes to the channel.
         The same message id again answers the run that it began. Raises ThreadBusy (``on_busy`` is
-        ``"reject"``) or BrokerUnavailable. Not queued yet: :meth:`enqueue` does that.
+        ``"reject"``), LimitReached (the request's allowance) or BrokerUnavailable. Not queued yet:
+        :meth:`enqueue` does that.
         """
         spec = spec or AgentSpec(name=request.agent)
         body = b""
@@ -82,7 +84,9 @@ class Runs(Store):
         lease_ms = milliseconds(self.limits.lease_seconds)
         await self._register(request, spec, timeout_ms=lease_ms, echo=b"", worker=worker_id)
         stored = await self.client.execute("HGETALL", self._run_key(request))
-        return claim_of(text_pairs(stored), self.keys)
+        claim = claim_of(text_pairs(stored), self.keys)
+        await self._count_run(claim)
+        return claim
 
     async def enqueue(self, registered: Registered) -> None:
         """Put the run into its agent's request queue. Twice is harmless: it is claimed once."""
@@ -115,6 +119,7 @@ class Runs(Store):
                 keys.leases(claim.partition),
                 claim.channel.log,
                 keys.text(claim.partition, claim.run_id),
+                keys.runs(claim.owner),
             ],
             [
                 claim.run_id,
@@ -176,72 +181,11 @@ class Runs(Store):
         if agent is not None:
             await self._enqueue(agent.decode(), partition, run_id)
 
-    async def due(
-        self, partitions: Sequence[int], *, epoch_ms: int, most: int
-    ) -> list[list[bytes]]:
-        """Run ids whose deadline has passed, per partition; ``epoch_ms`` is Redis' own clock."""
-        return await self.client.execute_many(
-            [
-                ("ZRANGEBYSCORE", self.keys.leases(each), "-inf", epoch_ms, "LIMIT", 0, most)
-                for each in partitions
-            ]
-        )
-
-    async def take_over(
-        self,
-        partition: int,
-        run_id: str,
-        *,
-        node_id: str,
-        unclaimed_only: bool = False,
-        spare: bool = False,
-    ) -> tuple[Claim, str, str] | None:
-        """Decide over a run whose deadline has passed.
-
-        With ``unclaimed_only``: end one that was stopped before a worker had it. With ``spare``:
-        give a claimed one that nobody stopped another lease, for its worker may have been cut off
-        from Redis as long as the caller was. Returns (claim, status, error code) when the caller is
-        now the one to write its terminal event; None when it is queued again or needs nothing.
-        """
-        keys, limits = self.keys, self.limits
-        run_key = keys.run(partition, run_id)
-        token, scope, name, thread = await self.client.execute(
-            "HMGET", run_key, "owner", "scope", "name", "thread"
-        )
-        if token is None:
-            await self.client.execute("ZREM", keys.leases(partition), run_id)
-            return None
-        owner = Owner.from_token(token.decode())
-        channel = keys.channel(owner, Scope(scope.decode()), name.decode())
-        reply = await self._run_script(
-            scripts.EXPIRE,
-            [
-                run_key,
-                keys.leases(partition),
-                channel.open,
-                keys.thread(owner, thread.decode()),
-            ],
-            [
-                run_id,
-                node_id,
-                milliseconds(limits.lease_seconds),
-                milliseconds(limits.queue_timeout_seconds),
-                "force" if unclaimed_only else "spare" if spare else "",
-                limits.kept_seconds,
-            ],
-        )
-        if reply[0] == b"ENQUEUE":
-            await self._enqueue(reply[1].decode(), partition, run_id)
-        if reply[0] != b"END":
-            return None
-        claim = claim_of(text_pairs(reply[3]), self.keys)
-        return claim, reply[1].decode(), reply[2].decode()
-
     async def _register(
         self, request: RunRequest, spec: AgentSpec, *, timeout_ms: int, echo: bytes, worker: str
     ) -> list[bytes]:
         keys, limits, channel = self.keys, self.limits, request.channel
-        run_key = self._run_key(request)
+        run_key, runs_key = self._run_key(request), keys.runs(request.owner)
         message_key = (
             keys.message(request.owner, request.message_id) if request.message_id else run_key
         )
@@ -253,6 +197,7 @@ class Runs(Store):
             "live": channel.live,
             "thread": request.thread_id,
             "agent": request.agent,
+            "runs": runs_key,
             "retries": spec.retries,
             "request": orjson.dumps(
                 {
@@ -273,6 +218,9 @@ class Runs(Store):
                 channel.open,
                 keys.leases(channel.partition),
                 keys.thread(request.owner, request.thread_id),
+                runs_key,
+                keys.threads(request.owner),
+                keys.bucket(request.owner, "messages_per_minute"),
             ],
             [
                 request.run_id,
@@ -285,6 +233,8 @@ class Runs(Store):
                 echo,
                 worker,
                 random_step(),
+                request.thread_id,
+                request.allowance.of_messages if request.allowance is not None else "",
                 *chain.from_iterable(wanted.items()),
             ],
         )

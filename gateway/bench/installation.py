@@ -21,17 +21,18 @@ from pydantic import SecretStr
 from redis.exceptions import ResponseError
 
 from broker.channels import Keys
-from broker.config import ENV_PREFIX, Settings, require_verification_key
+from broker.config import ENV_PREFIX, Settings
 from broker.embedded import EmbeddedRedis, tethered
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.redis.address import Topology, parse
 from broker.redis.broker import Broker
 from broker.redis.topology import new_client
-from gateway.auth import issue_token
 from gateway.bench import wire
 from gateway.bench.failure import BenchFailed
 from gateway.bench.processes import cpu_seconds, gateway_processes, resident_bytes
+from gateway.key_source import require_verification_key
 from gateway.node import limits
+from gateway.tokens import issue_token
 
 ROOT: Final = str(Path(__file__).resolve().parents[2])
 """Where the packages are: in a checkout, a child's Python must be told."""
@@ -76,8 +77,9 @@ class Installation:
             user=user,
             ttl_seconds=TOKEN_SECONDS,
             now=time.time(),
-            audience=settings.jwt_audience,
+            audience=next(iter(settings.jwt_audience), None),
             issuer=settings.jwt_issuer,
+            token_type=settings.jwt_type,
         )
 
     def gateway_cpu(self) -> tuple[float, ...] | None:

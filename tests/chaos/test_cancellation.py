@@ -175,9 +175,9 @@ async def test_calls_that_are_cancelled_anywhere_cross_nobodys_replies(
     await eventually(lambda: not list(node.relay.hub.feeds()), seconds=5)
     assert not node.relay._opening, "subscriptions that nobody waits for are still under way"
     assert not node.relay._lingering, "timers of channels that are gone"
-    assert not node.admission._arriving, "connections that never arrived are counted for ever"
+    assert not node.seats._arriving, "connections that never arrived are counted for ever"
     owner = Owner("", USERS[0])
-    assert not node.admission._arriving[owner]
+    assert not node.seats._arriving[owner]
 
     # Some tasks come and go for ever: what is there now has to end, not that nothing is there.
     now = {task for task in asyncio.all_tasks() if task.get_name() not in before}

@@ -160,7 +160,7 @@ class TestCheck:
         done = system.run("check", "--json")
         told = json.loads(done.stdout)
         assert (done.returncode, told["ok"]) == (0, True)
-        assert {check["name"] for check in told["checks"]} == {"settings", "token key", "redis"}
+        assert {check["name"] for check in told["checks"]} == {"settings", "token keys", "redis"}
         assert system.run("check").returncode == 0
 
     def test_a_redis_that_is_not_there(self) -> None:
@@ -173,7 +173,7 @@ class TestCheck:
         done = runcast("check", "--json")
         checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
         assert done.returncode == 1
-        assert "RUNCAST_JWT_PUBLIC_KEY_FILE" in checks["token key"]["detail"]
+        assert "RUNCAST_JWT_PUBLIC_KEY_FILE" in checks["token keys"]["detail"]
         assert checks["redis"]["detail"].startswith("embedded: ")
 
     def test_an_unknown_setting(self) -> None:

@@ -9,22 +9,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis as Asked
 
 from broker.channels import Owner
 from broker.codec import head
+from broker.config import Settings
 from broker.cursor import ZERO
 from broker.events import AGENT_THINKING, encode
 from broker.redis.broker import Broker
 from gateway.app import Gateway
 from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.support.clients import Client, live_connection
+from tests.support.commandstats import commands
+from tests.support.limits import refusal
 from tests.support.servers import Redis, running_fleet, running_redis, token
 
 CLIENTS = 20
@@ -41,20 +42,19 @@ def own_redis() -> Iterator[Redis]:
         yield redis
 
 
-async def commands(redis: Redis) -> Counter[str]:
-    """How often each command was carried out."""
-    async with Asked.from_url(redis.url) as asked:
-        stats = await asked.info("commandstats")
-    return Counter({name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()})
-
-
 @pytest.fixture
 def redis_url(own_redis: Redis) -> str:
     return own_redis.url
 
 
-async def test_a_connect_takes_five_commands(own_redis: Redis, gateway: Gateway, base: str) -> None:
-    """Is the user, or the token, revoked; subscribe; the log's end; open runs. Else clockwork."""
+SEAT = ("evalsha", "get", "hgetall", "hset", "pexpire", "set", "time")
+"""What ``admit.lua`` does: the connect is taken off its bucket, and the seat is written."""
+
+
+async def test_a_connect_takes_one_script_and_five_commands(
+    own_redis: Redis, gateway: Gateway, base: str
+) -> None:
+    """Is the user, or the token, revoked; a seat; subscribe; the log's end; open runs."""
     before = await commands(own_redis)
     clients = [Client(base, f"user-{index}") for index in range(CLIENTS)]
     await asyncio.gather(*(client.__aenter__() for client in clients))
@@ -64,8 +64,31 @@ async def test_a_connect_takes_five_commands(own_redis: Redis, gateway: Gateway,
     assert 2 * CLIENTS <= took["hget"] <= 3 * CLIENTS, "revocations are looked up again by turns"
     assert CLIENTS <= took["xrevrange"] <= 2 * CLIENTS, "the tail check asks too"
     per_connect = [name for name, count in took.items() if count >= CLIENTS]
-    assert sorted(per_connect) == ["hget", "smembers", "subscribe", "xrevrange"]
+    assert sorted(per_connect) == sorted([*SEAT, "hget", "smembers", "subscribe", "xrevrange"])
     await asyncio.gather(*(client.__aexit__() for client in clients))
+
+
+async def test_a_refused_connect_costs_one_script_and_nothing_of_the_connected(
+    own_redis: Redis, settings: Settings
+) -> None:
+    """A flood of them is not subscribed, reads no log, and takes no turn of anybody's events."""
+    few = settings.model_copy(update={"max_connections_per_user": 1, "connects_per_second": 1})
+    async with (
+        Gateway(few) as one,
+        Gateway(few) as other,
+        Client(f"http://127.0.0.1:{one.port}") as client,
+    ):
+        await client.first("live")
+        before = await commands(own_redis)
+        for _ in range(CLIENTS):
+            base = f"http://127.0.0.1:{other.port}"
+            assert (await refusal(base, query={"mode": "factory"}))[0] == 429
+        took = await commands(own_redis) - before
+        assert took["evalsha"] + took["eval"] <= CLIENTS + 2, "the first is not known yet"
+        assert took["subscribe"] == took["smembers"] == 0
+        assert not list(other.node.relay.hub.feeds())
+        await client.send("ping", ref="p")
+        await client.reply("p")
 
 
 async def test_a_resume_takes_one_command_more(
@@ -87,7 +110,10 @@ async def test_a_resume_takes_one_command_more(
     assert all(len(client.events()) == 50 for client in clients)
     assert took["xrange"] == CLIENTS
     # Of each open run it is asked whether it has streamed text: on subscribing, and no more.
-    assert took["hmget"] == took["get"] == CLIENTS
+    assert took["hmget"] == CLIENTS
+    assert 2 * CLIENTS <= took["get"] <= 2 * CLIENTS + 3, (
+        "and one of the seat; the sweeper asks too"
+    )
     await asyncio.gather(*(client.__aexit__() for client in clients))
 
 

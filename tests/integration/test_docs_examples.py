@@ -36,7 +36,9 @@ PAGES = (
     "docs/how-to/ask-the-user.md",
     "docs/how-to/several-gateways.md",
     "docs/how-to/follow-a-channel.md",
+    "docs/how-to/rotate-keys.md",
     "docs/how-to/measure-your-installation.md",
+    "docs/how-to/administer.md",
 )
 COMMAND_SECONDS = 40.0
 SHOWN_SECONDS = 40.0
@@ -45,14 +47,16 @@ SEPARATOR = "\x1e"
 
 CURL = """
 import sys, urllib.request
-words, headers = iter(sys.argv[1:]), {}
+words, headers, body = iter(sys.argv[1:]), {}, None
 for word in words:
     if word == "-H":
         name, _, value = next(words).partition(": ")
         headers[name] = value
+    elif word == "-d":
+        body = next(words).encode()
     elif word != "-s":
         url = word
-request = urllib.request.Request(url, headers=headers)
+request = urllib.request.Request(url, body, headers)
 sys.stdout.write(urllib.request.urlopen(request).read().decode())
 """
 """For machines without curl: as much of it as the pages use."""

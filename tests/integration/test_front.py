@@ -47,6 +47,18 @@ async def is_closed(reader: asyncio.StreamReader) -> None:
         assert await reader.read() == b""
 
 
+async def test_compression_is_not_agreed_to(gateway: Gateway) -> None:
+    """However it is offered: the answer names no extension, so none is used (RFC 6455 9.1)."""
+    reader, writer = await connect(gateway)
+    offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+    writer.write(handshake().removesuffix(b"\r\n") + offer)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"extensions" not in head.lower()
+    await reader.readuntil(LIVE)
+    writer.close()
+
+
 @pytest.mark.parametrize("at", [1, 3, 30, -2, -1])
 async def test_a_handshake_in_two_pieces_is_one(gateway: Gateway, at: int) -> None:
     """Wherever the network has cut it."""

@@ -14,8 +14,8 @@ from broker.config import Settings
 from broker.redis.broker import Broker
 from broker.redis.orders import Order, Verb
 from gateway.app import Gateway
-from gateway.auth import issue_token
 from gateway.feed import Feed
+from gateway.tokens import issue_token
 from tests.support.clients import Client, eventually, lose_live
 from tests.support.servers import OPERATOR_KEY, SECRET
 
@@ -107,6 +107,20 @@ async def test_one_token_by_its_jti(two: tuple[str, str]) -> None:
         assert await status_with(two[1], kept) == 101
         await owner.send("ping", ref="p")
         assert (await owner.reply("p"))["type"] == "pong"
+
+
+async def test_another_tenants_token_of_the_same_jti_stays(base: str) -> None:
+    """Each tenant's login service names its tokens as it likes."""
+    claims = {"sub": "alice", "exp": int(time.time()) + 600, "jti": "1"}
+    ours, theirs = (
+        jwt.encode({**claims, "tenant": tenant}, SECRET, "HS256") for tenant in ("acme", "emca")
+    )
+    async with Client(base, token=ours) as mine, Client(base, token=theirs) as other:
+        await other.first("live")
+        await revoke(base, jti="1", tenant="acme")
+        assert await mine.closed() == 4401
+        assert await status_with(base, theirs) == 101
+        assert other.close_code is None
 
 
 async def test_another_tenants_user_of_the_same_name_stays(base: str) -> None:

@@ -100,6 +100,7 @@ async def test_of_many_who_use_one_ticket_at_once_exactly_one_comes_in(settings:
         (["factory"], None, "factory", "in"),
         (["main"], None, "factory", "refused"),
         (["main"], b'{"modes": ["factory"]}', "factory", "refused"),
+        (["main", "factory"], b'{"modes": ["main"]}', "factory", "refused"),
         (["main"], b'{"modes": ["main", "factory"]}', "main", "in"),
         (None, b'{"modes": []}', "main", "refused"),
     ],

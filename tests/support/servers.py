@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.embedded import find_server
-from gateway.auth import issue_token
+from gateway.tokens import issue_token
 
 SECRET = "a secret of the tests, long enough for HS256 and for HS512 as well: 64 bytes"
 OPERATOR_KEY = "an operator key of the tests"
@@ -152,6 +152,9 @@ class Fleet:
             "RUNCAST_OPERATOR_KEY": OPERATOR_KEY,
             "RUNCAST_MAX_CONNECTIONS_PER_USER": "1000",
             "RUNCAST_MESSAGES_PER_MINUTE": "100000",
+            "RUNCAST_CONNECTS_PER_SECOND": "100000",
+            "RUNCAST_MAX_RUNS_PER_USER": "100000",
+            "RUNCAST_MAX_QUEUED_RUNS_PER_USER": "100000",
             **self.settings,
         }
 

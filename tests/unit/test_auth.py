@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import hmac
 import json
+import string
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, MultiDict
 
 from broker.channels import Mode, Owner
 from broker.config import Settings
-from broker.errors import ConfigurationError
 from gateway import auth
-from gateway.auth import Identity, Verifier, is_operator, issue_token
-from gateway.credentials import AuthError, TokenOffer, subprotocol_answer, token_from_request
+from gateway.auth import Verifier, is_operator
+from gateway.claims import Identity
+from gateway.credentials import (
+    AuthError,
+    KeyMissing,
+    TokenOffer,
+    subprotocol_answer,
+    token_from_request,
+)
+from gateway.key_source import FixedKeys
+from gateway.keys import KeySet, public_key, secret_key
+from tests.support.keys import EC_KEY, RSA_KEY, SIGNERS, b64, public_pem
+from tests.support.keys import by_hand as signed_by_hand
 
 NOW = 1_795_000_000.0
 SECRET = "correct horse battery staple, and more"
@@ -38,39 +44,14 @@ def signed(claims: dict[str, Any], key: str = SECRET, **how: Any) -> str:
     return jwt.encode(claims, key, **{"algorithm": "HS256", **how})
 
 
-def b64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
 def by_hand(header: object, payload: bytes, key: bytes = SECRET.encode()) -> str:
-    """A token that libraries refuse to write, rightly signed with HMAC-SHA256."""
-    signing_input = f"{b64(json.dumps(header).encode())}.{b64(payload)}"
-    return f"{signing_input}.{b64(hmac.digest(key, signing_input.encode(), 'sha256'))}"
+    return signed_by_hand(header, payload, key)
 
 
 def refusal(token: str, now: float = NOW, **settings: Any) -> AuthError:
     with pytest.raises(AuthError) as caught:
         verifier(**settings).verify(token, now)
     return caught.value
-
-
-def private_pem(key: PrivateKeyTypes) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def public_pem(key: PublicKeyTypes) -> bytes:
-    return key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-
-
-RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-EC_KEY = ec.generate_private_key(ec.SECP256R1())
-ED_KEY = ed25519.Ed25519PrivateKey.generate()
 
 
 class TestIdentity:
@@ -102,43 +83,6 @@ class TestIdentity:
         identity = verifier().verify(signed(BASE), NOW)
         assert identity.owner == Owner("", "alice")
         assert (identity.modes, identity.operator, identity.jti) == (None, False, None)
-
-    def test_of_an_issued_token(self) -> None:
-        token = issue_token(
-            secret=SECRET,
-            alg="HS256",
-            user="ålice:ü",
-            ttl_seconds=60,
-            tenant="t",
-            operator=True,
-            now=NOW,
-            modes=[Mode.FACTORY],
-        )
-        identity = verifier().verify(token, NOW + 59)
-        assert identity.owner == Owner("t", "ålice:ü")
-        assert identity.modes == frozenset({Mode.FACTORY})
-        assert identity.operator
-        assert identity.jti
-
-    def test_an_issued_token_may_have_an_audience_and_an_issuer(self) -> None:
-        asking = verifier(jwt_audience="gw", jwt_issuer="https://login")
-        named = {"audience": "gw", "issuer": "https://login"}
-        plain = {"secret": SECRET, "alg": "HS256", "user": "alice", "ttl_seconds": 60, "now": NOW}
-        assert asking.verify(issue_token(**plain, **named), NOW).subject == "alice"  # type: ignore[arg-type]
-        with pytest.raises(AuthError):
-            asking.verify(issue_token(**plain), NOW)  # type: ignore[arg-type]
-
-    def test_issued_tokens_differ(self) -> None:
-        tokens = {
-            issue_token(secret=SECRET, alg="HS256", user="a", ttl_seconds=60, now=NOW)
-            for _ in range(5)
-        }
-        assert len(tokens) == 5
-
-    @pytest.mark.parametrize("user", ["", "a" * 257, "a\nb"])
-    def test_a_token_for_an_impossible_user_is_not_issued(self, user: str) -> None:
-        with pytest.raises(ValueError, match="must"):
-            issue_token(secret=SECRET, alg="HS256", user=user, ttl_seconds=60, now=NOW)
 
     def test_a_role_is_the_operators_only_when_it_says_exactly_so(self) -> None:
         for role in ("Operator", "admin", ["operator"], True, None):
@@ -274,6 +218,24 @@ class TestRefusedSignatures:
         # A login service may well name its keys; with one key there is nothing to choose.
         assert verifier().verify(signed(BASE, headers={"kid": "2026-11"}), NOW).subject == "alice"
 
+    @pytest.mark.parametrize("alg", SIGNERS)
+    def test_the_same_signature_in_another_spelling(self, alg: str) -> None:
+        """Padding, and bits that base64 leaves unused: another text with the same bytes."""
+        pinned = (alg,)
+        material = SIGNERS[alg] if alg == "HS256" else SIGNERS[alg].public_key()
+        key = secret_key(None, material, pinned) if alg == "HS256" else None
+        source = FixedKeys(KeySet([key or public_key(None, material, pinned)]))
+        gate = Verifier(Settings(), source=source)
+        token = jwt.encode(BASE, SIGNERS[alg], algorithm=alg)
+        assert gate.verify(token, NOW).subject == "alice"
+        padded = token + "=" * (-len(token.rpartition(".")[2]) % 4)
+        letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+        unused = token[:-1] + letters[letters.index(token[-1]) ^ 1]
+        for other in (padded, unused, token + " ", token + "\n", " " + token):
+            assert other != token
+            with pytest.raises(AuthError):
+                gate.verify(other, NOW)
+
     def test_unknown_critical_extensions(self) -> None:
         token = by_hand({"alg": "HS256", "crit": ["x"], "x": 1}, json.dumps(BASE).encode())
         assert refusal(token).log_reason
@@ -311,80 +273,6 @@ class TestRefusedSignatures:
             assert part not in f"{error} {error.log_reason} {error.token_hash}"
 
 
-class TestPublicKeys:
-    @pytest.mark.parametrize(
-        ("key", "algorithm", "accepted"),
-        [
-            (RSA_KEY, "RS256", ("RS256",)),
-            (EC_KEY, "ES256", ("ES256",)),
-            (ED_KEY, "EdDSA", ("EdDSA",)),
-        ],
-        ids=["rsa", "ec", "ed25519"],
-    )
-    def test_each_kind_verifies_its_own(
-        self, key: PrivateKeyTypes, algorithm: str, accepted: tuple[str, ...], tmp_path: Path
-    ) -> None:
-        file = tmp_path / "public.pem"
-        file.write_bytes(public_pem(key.public_key()))
-        gate = Verifier(Settings(jwt_public_key_file=file))
-        assert gate.algorithms == accepted
-        token = jwt.encode(BASE, private_pem(key), algorithm=algorithm)
-        assert gate.verify(token, NOW).subject == "alice"
-        with pytest.raises(AuthError):
-            gate.verify(signed(BASE), NOW)
-
-    @pytest.mark.parametrize(
-        ("content", "says"),
-        [
-            (b"", "no public key"),
-            (b"not a pem", "no public key"),
-            (private_pem(EC_KEY), "no public key"),
-            (
-                public_pem(rsa.generate_private_key(65537, 1024).public_key()),
-                "1024 bits",
-            ),
-        ],
-        ids=["empty", "text", "private", "weak"],
-    )
-    def test_unusable_files_are_refused_at_start(
-        self, content: bytes, says: str, tmp_path: Path
-    ) -> None:
-        file = tmp_path / "public.pem"
-        file.write_bytes(content)
-        with pytest.raises(ConfigurationError, match=says):
-            Verifier(Settings(jwt_public_key_file=file))
-
-    def test_a_missing_file_is_refused_at_start(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigurationError, match="No such file"):
-            Verifier(Settings(jwt_public_key_file=tmp_path / "none.pem"))
-
-    def test_an_algorithm_of_another_curve_is_refused_at_start(self, tmp_path: Path) -> None:
-        file = tmp_path / "public.pem"
-        file.write_bytes(public_pem(EC_KEY.public_key()))
-        with pytest.raises(ConfigurationError, match="cannot verify ES384"):
-            Verifier(Settings(jwt_public_key_file=file, jwt_algorithms="ES384"))
-
-    def test_a_curve_without_an_algorithm_is_refused_at_start(self, tmp_path: Path) -> None:
-        file = tmp_path / "public.pem"
-        file.write_bytes(public_pem(ec.generate_private_key(ec.SECP256K1()).public_key()))
-        with pytest.raises(ConfigurationError, match="another kind"):
-            Verifier(Settings(jwt_public_key_file=file))
-
-
-class TestSecrets:
-    def test_no_key_at_all(self) -> None:
-        with pytest.raises(ConfigurationError, match="no key to verify"):
-            Verifier(Settings())
-
-    def test_a_short_secret(self) -> None:
-        with pytest.raises(ConfigurationError, match="has 31 bytes and HS256 needs 32"):
-            verifier(jwt_secret="x" * 31)
-
-    def test_a_pem_as_secret(self) -> None:
-        with pytest.raises(ConfigurationError, match="PEM"):
-            verifier(jwt_secret=public_pem(RSA_KEY.public_key()).decode())
-
-
 class TestCache:
     def test_a_verified_token_is_not_verified_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         gate, token = verifier(), signed(BASE)
@@ -406,6 +294,37 @@ class TestCache:
         for number in range(5):
             gate.verify(signed({**BASE, "jti": str(number)}), NOW)
         assert [identity.jti for identity in gate._verified.values()] == ["2", "3", "4"]
+
+    def test_what_is_forgotten_is_verified_again(self) -> None:
+        gate = verifier()
+        tokens = {user: signed({**BASE, "sub": user}) for user in ("alice", "bob")}
+        first = {user: gate.verify(token, NOW) for user, token in tokens.items()}
+        gate.forget(lambda identity: identity.subject == "alice")
+        assert gate.verify(tokens["bob"], NOW) is first["bob"]
+        assert gate.verify(tokens["alice"], NOW) is not first["alice"]
+
+    def test_nothing_outlives_the_keys_that_verified_it(self) -> None:
+        key = public_key("k", EC_KEY.public_key(), ("ES256",))
+        source = FixedKeys(KeySet([key]))
+        gate = Verifier(Settings(), source=source)
+        token = jwt.encode(BASE, EC_KEY, algorithm="ES256", headers={"kid": "k"})
+        gate.verify(token, NOW)
+        source.keys = KeySet()
+        source.on_change()
+        with pytest.raises(AuthError):
+            gate.verify(token, NOW)
+
+    def test_a_verified_token_is_refused_once_its_keys_do_not_count_any_more(self) -> None:
+        key = public_key(None, EC_KEY.public_key(), ("ES256",))
+        source = FixedKeys(KeySet([key]))
+        gate = Verifier(Settings(), source=source)
+        token = jwt.encode(BASE, EC_KEY, algorithm="ES256")
+        gate.verify(token, NOW)
+        source.usable_until = NOW + 10
+        assert gate.verify(token, NOW + 9).subject == "alice"
+        with pytest.raises(KeyMissing) as caught:
+            gate.verify(token, NOW + 10)
+        assert (caught.value.status, caught.value.code) == (503, "keys_unavailable")
 
     def test_refused_tokens_leave_nothing(self) -> None:
         gate = verifier()

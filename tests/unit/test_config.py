@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from broker.config import Settings, load_settings, require_verification_key, state_dir
+from broker.config import Settings, load_settings, state_dir
 from broker.errors import ConfigurationError
 
 
@@ -22,12 +22,6 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def refusal(config_file: Path | None = None, **overrides: object) -> ConfigurationError:
     with pytest.raises(ConfigurationError) as caught:
         load_settings(config_file, **overrides)
-    return caught.value
-
-
-def key_refusal(**overrides: object) -> ConfigurationError:
-    with pytest.raises(ConfigurationError) as caught:
-        require_verification_key(load_settings(None, **overrides))
     return caught.value
 
 
@@ -146,63 +140,6 @@ def test_no_secret_is_seen_in_repr_or_in_a_refusal(monkeypatch: pytest.MonkeyPat
             assert secret not in shown
     monkeypatch.setenv("RUNCAST_OPERATOR_KEY", "sh0rt")
     assert "sh0rt" not in str(refusal())
-
-
-def test_the_algorithms_of_a_secret() -> None:
-    assert require_verification_key(load_settings(None, jwt_secret="x" * 32)) == ("HS256",)
-    both = load_settings(None, jwt_secret="x" * 64, jwt_algorithms="HS256,HS512")
-    assert require_verification_key(both) == ("HS256", "HS512")
-
-
-def test_the_algorithms_of_a_public_key() -> None:
-    settings = load_settings(None, jwt_public_key_file="key.pem")
-    assert require_verification_key(settings) == ("RS256", "ES256", "EdDSA")
-    pinned = load_settings(None, jwt_public_key_file="key.pem", jwt_algorithms="ES384")
-    assert require_verification_key(pinned) == ("ES384",)
-
-
-def test_no_key_is_refused_with_both_ways_out() -> None:
-    error = key_refusal()
-    assert error.setting == "RUNCAST_JWT_SECRET"
-    assert "RUNCAST_JWT_PUBLIC_KEY_FILE" in error.todo
-    assert "runcast demo" in error.todo
-
-
-@pytest.mark.parametrize(
-    ("algorithms", "length"), [("HS256", 31), ("HS384", 47), ("HS512", 63), ("HS256,HS512", 63)]
-)
-def test_a_short_secret_is_refused(algorithms: str, length: int) -> None:
-    error = key_refusal(jwt_secret="x" * length, jwt_algorithms=algorithms)
-    assert str(length + 1) in error.why
-    settings = load_settings(None, jwt_secret="x" * (length + 1), jwt_algorithms=algorithms)
-    assert require_verification_key(settings) == tuple(algorithms.split(","))
-
-
-def test_a_secret_that_is_a_pem_is_refused() -> None:
-    pem = "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----\n"
-    assert "PEM" in key_refusal(jwt_secret=pem).why
-
-
-@pytest.mark.parametrize("algorithms", ["none", "RS256", "HS256,RS256", "hs256", "None"])
-def test_a_secret_verifies_hmac_only(algorithms: str) -> None:
-    assert key_refusal(jwt_secret="x" * 64, jwt_algorithms=algorithms).setting.endswith(
-        "JWT_ALGORITHMS"
-    )
-
-
-@pytest.mark.parametrize("algorithms", ["HS256", "RS256,HS256", "none"])
-def test_a_public_key_never_verifies_hmac(algorithms: str) -> None:
-    error = key_refusal(jwt_public_key_file="key.pem", jwt_algorithms=algorithms)
-    assert error.setting == "RUNCAST_JWT_ALGORITHMS"
-
-
-def test_two_keys_are_refused() -> None:
-    assert "as well" in key_refusal(jwt_public_key_file="key.pem", jwt_secret="x" * 32).why
-
-
-def test_a_key_set_url_is_refused_and_not_ignored() -> None:
-    error = key_refusal(jwt_jwks_url="https://login.example/keys", jwt_secret="x" * 32)
-    assert error.setting == "RUNCAST_JWT_JWKS_URL"
 
 
 def test_the_state_folder_follows_the_base_directories(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ SETTING = re.compile(rf"\b{ENV_PREFIX}([A-Z][A-Z_]*[A-Z])\b")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 TEST_FILE = re.compile(r"\btests/[\w/]+\.py\b")
 TEST_NAME = re.compile(r"`(test_\w+)`")
+TEST_ID = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
 MODULE = re.compile(r"`((?:broker|gateway|agents_sdk)(?:[/.][\w/.]+)?)`")
 TARGET = re.compile(r"\bmake ([a-z]+)\b")
 
@@ -127,6 +128,38 @@ def test_named_tests_exist(page: Path) -> None:
         everything = "".join(path.read_text(encoding="utf-8") for path in suites)
         for name in names:
             assert f"def {name}(" in everything, name
+
+
+def test_tests_that_are_said_to_hold_something_exist(page: Path) -> None:
+    for file, name in TEST_ID.findall(page.read_text(encoding="utf-8")):
+        assert without_the_test(file, name) is None
+
+
+def without_the_test(file: str, name: str) -> str | None:
+    """What is missing, if it is: the file, or in it a test of this name."""
+    path = ROOT / file
+    if not path.is_file():
+        return f"{file} does not exist"
+    defined = re.search(rf"^ *(?:async )?def {name}\(", path.read_text("utf-8"), re.MULTILINE)
+    return None if defined and name.startswith("test_") else f"{file} has no test {name}"
+
+
+def test_a_test_that_does_not_exist_is_found() -> None:
+    here = "tests/unit/test_docs.py"
+    assert without_the_test(here, "test_links_lead_somewhere") is None
+    assert without_the_test(here, "test_links_lead") == f"{here} has no test test_links_lead"
+    assert without_the_test(here, "without_the_test") is not None
+    assert without_the_test("tests/unit/test_nothing.py", "test_x") is not None
+
+
+def test_every_rule_of_the_checklists_names_a_test_or_says_that_it_has_none() -> None:
+    page = (generate.DOCS / "topics" / "security.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    for row in rows:
+        held = row.split(" | ")[-1]
+        assert TEST_FILE.search(held) or "tests: pending" in held or "the test that" in held, row
+    for section in range(1, 13):
+        assert f"| 3.{section} " in page
 
 
 def test_named_modules_exist(page: Path) -> None:

@@ -27,6 +27,7 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 
 PURE_GATEWAY: Final = (
     "session", "hub", "feed", "outbox", "close_codes", "frames", "frame_reader", "handshake",
+    "claims", "freshness", "jwk", "keys",
     "stats", "position", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
     "bench.report", "bench.verdict", "bench.wire",
 )  # fmt: skip
@@ -42,10 +43,11 @@ REASON_WITHIN: Final = 15
 REASON: Final = re.compile(r"\b(long|longer|length|lines)\b", re.IGNORECASE)
 
 CREATES: Final = ("APPEND", "HINCRBY", "HSET", "RPUSH", "SADD", "SET", "XADD", "ZADD")
-SHARED: Final = frozenset({"append", "asks", "thread"})
+SHARED: Final = frozenset({"append", "asks", "thread", "bucket"})
 """Parts of scripts, included by those that name them in their first line."""
 
 LIVES_ALREADY: Final[Mapping[tuple[str, str], str]] = {
+    ("claim", "fields[4]"): "with XX it changes what a registration has put there, with its TTL",
     ("claim", "KEYS[2]"): "a queued run is in the leases since its registration, with their TTL",
     ("release", "KEYS[2]"): "a held run is in the leases since its registration",
     ("stop", "KEYS[2]"): "an open run is in the leases; each renewal renews their TTL",
@@ -183,7 +185,8 @@ def ttl_breaches(name: str, source: str) -> set[str]:
     created, kept = set(), set()
     for found in re.finditer(r"redis\.call\('(\w+)', ([\w\[\]]+)([^\n]*)", body):
         command, key, rest = found[1], known.get(found[2], found[2]), found[3]
-        if command in ("EXPIRE", "HMGET", "ZSCORE") or (command == "SET" and "'EX'" in rest):
+        lives = "'EX'" in rest or "'PX'" in rest
+        if command in ("EXPIRE", "PEXPIRE", "HMGET", "ZSCORE") or (command == "SET" and lives):
             kept.add(key)
         elif command in CREATES:
             created.add(key)
@@ -335,6 +338,8 @@ def test_every_key_that_a_script_makes_has_a_ttl(name: str) -> None:
         ("local run, log = KEYS[1], KEYS[2]\nredis.call('XADD', log, '*', 'e', 1)", {"KEYS[2]"}),
         ("redis.call('SET', KEYS[1], 1)", {"KEYS[1]"}),
         ("redis.call('SET', KEYS[1], 1, 'EX', 5)", set()),
+        ("redis.call('SET', KEYS[1], 1, 'PX', 5)", set()),
+        ("redis.call('HSET', KEYS[1], 'a', 1)\nredis.call('PEXPIRE', KEYS[1], 5)", set()),
         ("redis.call('SADD', KEYS[1], 1)\nredis.call('EXPIRE', KEYS[2], 5)", {"KEYS[1]"}),
         ("redis.call('HMGET', KEYS[1], 'a')\nredis.call('HSET', KEYS[1], 'a', 1)", set()),
     ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.channels import Owner
 from gateway import handshake
-from gateway.auth import Identity
+from gateway.claims import Identity
 from gateway.handshake import Opening
 from gateway.sockets import Sockets
 
@@ -25,10 +25,10 @@ class Socket:
     connection_id: str = field(default_factory=lambda: uuid4().hex)
 
 
-def socket(user: str = "alice", mode: str = "main") -> Socket:
+def socket(user: str = "alice", mode: str = "main", tenant: str = "") -> Socket:
     identity = Identity(
-        owner=Owner("", user), subject=user, expires_at=1.0, issued_at=None, jti=None, modes=None,
-        operator=False, token_hash="", limits={},
+        owner=Owner(tenant, user), subject=user, expires_at=1.0, issued_at=None, jti=None,
+        modes=None, operator=False, token_hash="", limits={},
     )  # fmt: skip
     return Socket(identity, handshake.parse("/ws", {"mode": mode}))
 
@@ -47,6 +47,23 @@ def test_they_are_counted_by_owner_and_mode() -> None:
     sockets.discard(two)
     sockets.discard(other)
     assert (len(sockets), list(sockets), dict(sockets._owners)) == (0, [], {})
+
+
+def test_those_of_a_tenant_are_counted_together_as_well() -> None:
+    """Its users share them; a tenant is no user, so no user can be called like it."""
+    sockets: Sockets[Socket] = Sockets(5)
+    made = [socket(user, tenant="acme") for user in ("alice", "bob")]
+    for each in (*made, socket()):
+        sockets.add(each)
+    acme = Owner("acme", "alice").group
+    assert acme is not None
+    assert sockets.of(acme) == 2
+    assert set(sockets.owners) == {
+        acme, Owner("acme", "alice"), Owner("acme", "bob"), Owner("", "alice"),
+    }  # fmt: skip
+    for each in made:
+        sockets.discard(each)
+    assert set(sockets.owners) == {Owner("", "alice")}
 
 
 @relaxed

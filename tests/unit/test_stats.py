@@ -9,7 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.stats import BUCKETS_PER_DOUBLING, Latency, report_of, runs_view, summed
+from gateway.stats import (
+    BUCKETS_PER_DOUBLING,
+    MOST_COUNTED_TENANTS,
+    MOST_TENANTS,
+    Latency,
+    Tally,
+    report_of,
+    runs_view,
+    summed,
+    summed_by_tenant,
+)
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -113,11 +123,57 @@ REPORT = {
     "by_mode": {"main": 1},
     "events": {"published": 3},
     "latency": {"7": 2},
+    "refused": {"rate_limited": 2},
+    "by_tenant": {"acme": {"connections": 1}},
 }
 
 
 def test_a_report_is_read_as_it_was_written() -> None:
     assert report_of(orjson.dumps(REPORT)) == {**REPORT, "latency": {7: 2}}
+
+
+def test_a_report_of_a_gateway_of_before_is_read() -> None:
+    """While a fleet is updated one by one; it says nothing of refusals and tenants."""
+    old = {name: REPORT[name] for name in REPORT if name not in ("refused", "by_tenant")}
+    read = report_of(orjson.dumps(old))
+    assert read is not None
+    assert (read["refused"], read["by_tenant"]) == ({}, {})
+
+
+def test_what_was_accepted_and_refused_is_counted_by_code_and_by_tenant() -> None:
+    """Users without a tenant are in no tenant's row."""
+    tally = Tally()
+    tally.accept("acme")
+    tally.accept("")
+    tally.refuse("rate_limited", "acme")
+    tally.refuse("rate_limited", "other")
+    tally.refuse("unauthorized")
+    assert tally.refused == {"rate_limited": 2, "unauthorized": 1}
+    assert tally.by_tenant({"acme": 3, "quiet": 1}) == {
+        "acme": {"connections": 3, "messages": 1, "refused": 1},
+        "quiet": {"connections": 1, "messages": 0, "refused": 0},
+        "other": {"connections": 0, "messages": 0, "refused": 1},
+    }
+
+
+def test_a_report_has_room_for_some_tenants_and_a_gateway_for_some_more() -> None:
+    """However many there are: those with most connections stay, of the others the last ones."""
+    tally = Tally()
+    for number in range(MOST_COUNTED_TENANTS + 5):
+        tally.accept(f"t{number}")
+    told = tally.by_tenant({f"t{number}": number + 1 for number in range(MOST_TENANTS + 5)})
+    assert len(told) == MOST_TENANTS
+    assert "t4" not in told
+    assert told["t5"] == {"connections": 6, "messages": 1, "refused": 0}
+    assert len(tally._tenants) == MOST_COUNTED_TENANTS
+
+
+def test_tenants_are_summed_field_by_field() -> None:
+    one, other = {"a": {"messages": 1}}, {"a": {"messages": 2, "refused": 1}, "b": {"refused": 4}}
+    assert summed_by_tenant([one, other]) == {
+        "a": {"messages": 3, "refused": 1},
+        "b": {"refused": 4},
+    }
 
 
 @pytest.mark.parametrize(
@@ -133,10 +189,12 @@ def test_a_report_is_read_as_it_was_written() -> None:
         *(
             orjson.dumps({name: value for name, value in REPORT.items() if name != gone})
             for gone in REPORT
+            if gone not in ("refused", "by_tenant")
         ),
         *(orjson.dumps({**REPORT, name: "x"}) for name in REPORT),
         orjson.dumps({**REPORT, "by_mode": {"main": "1"}}),
         orjson.dumps({**REPORT, "events": []}),
+        orjson.dumps({**REPORT, "by_tenant": {"acme": 1}}),
         orjson.dumps({**REPORT, "latency": {"x": 1}}),
         orjson.dumps({**REPORT, "latency": {"9999": 1}}),
     ],

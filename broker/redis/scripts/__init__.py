@@ -53,8 +53,11 @@ EXPIRE: Final = _load("expire")
 RETIRE: Final = _load("retire")
 REVOKE: Final = _load("revoke")
 ORDER: Final = _load("order")
+ADMIT: Final = _load("admit")
+TAKE: Final = _load("take")
+UNTAKE: Final = _load("untake")
 ALL: Final = (
     REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, ANSWER, COLLECT, RELEASE, EXPIRE, RETIRE, REVOKE,
-    ORDER,
+    ORDER, ADMIT, TAKE, UNTAKE,
 )  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)

@@ -8,7 +8,7 @@
 --       lost the reply may ask again: it gets the same claim
 
 local run = KEYS[1]
-local fields = redis.call('HMGET', run, 'state', 'worker', 'held', 'attempt')
+local fields = redis.call('HMGET', run, 'state', 'worker', 'held', 'runs')
 if fields[1] ~= 'queued' or fields[3] then
   return false
 end
@@ -24,4 +24,7 @@ if redis.call('HINCRBY', run, 'attempt', 1) > 1 then
   redis.call('DEL', KEYS[3])
 end
 redis.call('ZADD', KEYS[2], now() + ARGV[3], ARGV[1])
+if fields[4] then -- open runs of the owner, whom the caller does not know; in this slot like all of his
+  redis.call('ZADD', fields[4], 'XX', 1, ARGV[1])
+end
 return redis.call('HGETALL', run)

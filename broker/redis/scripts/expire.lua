@@ -1,7 +1,7 @@
 -- include: append thread
 -- Decide over a run whose deadline has passed. Whoever acts on the answer holds the fence.
 --
--- KEYS  1 run  2 leases  3 open runs of the channel  4 open runs of the thread
+-- KEYS  1 run  2 leases  3 open runs of the channel  4 open runs of the thread  5 open runs of the owner
 -- ARGV  1 run id  2 who asks  3 time to act in ms  4 queue time-out in ms
 --       5 "force" to take an unclaimed run over at once (a stop before it started); "spare" to give a
 --         claimed run that nobody stopped one more lease: its worker may have had no way to renew it; else ""
@@ -18,6 +18,7 @@ if not state or state == 'completed' then
   redis.call('ZREM', KEYS[2], id)
   redis.call('SREM', KEYS[3], id)
   redis.call('LREM', KEYS[4], 0, id)
+  redis.call('ZREM', KEYS[5], id)
   return {'NOTHING'}
 end
 local at = now()
@@ -51,6 +52,7 @@ if worker then
     redis.call('HINCRBY', run, 'fence', 1)
     redis.call('HDEL', run, 'worker', 'again')
     redis.call('HSET', run, 'state', 'queued')
+    redis.call('ZADD', KEYS[5], 'XX', 0, id)
     for _, field in ipairs(redis.call('HKEYS', run)) do
       if string.sub(field, 1, 5) == 'call:' then
         redis.call('HDEL', run, field)
@@ -65,6 +67,7 @@ if held then
   redis.call('EXPIRE', run, ARGV[6])
   redis.call('EXPIRE', KEYS[3], ARGV[6])
   redis.call('EXPIRE', KEYS[4], ARGV[6])
+  redis.call('EXPIRE', KEYS[5], ARGV[6])
   redis.call('ZADD', KEYS[2], at + ARGV[4] / 10, id)
   if oldest(KEYS[4], run, id) ~= id then
     return {'NOTHING'}

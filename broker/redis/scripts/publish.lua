@@ -7,7 +7,7 @@
 -- run and with its last.
 --
 -- KEYS  1 run  2 log  3 live  4 open runs of the channel
---       5 leases  6 open runs of the thread  7 text; these three with a terminal event only
+--       5 leases  6 open runs of the thread  7 text  8 open runs of the owner; these with a terminal event only
 -- ARGV  1 header words "<owner> <thread> <run>"  2 fence  3 seq  4 "<type>\n<body>"
 --       5 random step of the id, 1 or more
 --       6 "<largest body in bytes> <log length> <ttl in seconds with a tenth on top>"
@@ -102,5 +102,6 @@ redis.call('HSET', run, 'status', status, 'completed', now())
 redis.call('SREM', KEYS[4], ARGV[13])
 redis.call('ZREM', KEYS[5], ARGV[13])
 redis.call('LREM', KEYS[6], 0, ARGV[13])
+redis.call('ZREM', KEYS[8], ARGV[13])
 redis.call('EXPIRE', KEYS[7], string.match(limits, '%d+$'))
 return {id, oldest(KEYS[6], run, ARGV[13]) or ''}

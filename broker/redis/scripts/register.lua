@@ -1,7 +1,10 @@
--- include: append thread
--- Register a run: once per message id, with its place on the thread, its deadline and the echo.
+-- include: append thread bucket
+-- Register a run: once per message id, within its owner's limits, with its place on the thread, its deadline
+-- and the echo.
 --
 -- KEYS  1 run  2 message  3 log  4 live  5 open runs of the channel  6 leases  7 open runs of the thread
+--       8 open runs of the owner: 0 waits for a worker, 1 has one  9 threads of the owner, by when they were
+--       used last  10 bucket of messages
 -- ARGV  1 run id            2 "1" when the message key counts, else "0"
 --       3 on_busy: queue | reject | interrupt | parallel
 --       4 ms until the sweeper first looks at it (a tenth of the queue time-out: by then its queue
@@ -9,15 +12,28 @@
 --       5 ttl in seconds with a tenth on top          6 log length
 --       7 header words "<owner> <thread> <run>"       8 echo body, "" for none
 --       9 worker that claims it at once, "" for none  10 random step of the echo's id, 1 or more
---       11… field, value pairs of the run's hash
+--       11 thread id
+--       12 the owner's limits "<capacity of the bucket> <microseconds for each of its tokens> <open runs>
+--         <of these waiting for a worker> <threads>"; "" for a run that no client begins: it only counts
+--       13… field, value pairs of the run's hash
 -- Reply {"NEW", "1" to enqueue | "0" held behind the thread's open run, open run ids…}
 --       {"DUPLICATE", run id that the message began}
 -- Error THREAD_BUSY  RUN_EXISTS
--- The same again, of a message or of the worker that has it, registers nothing, but it writes: so that a
--- WAIT behind it, on whatever connection, covers the registration too.
+--       LIMIT_REACHED messages_per_minute MS | runs | queued_runs | threads MS   (MS: until it may be had)
+-- The same again, of a message or of the worker that has it, registers nothing and costs nothing of the
+-- limits, but it writes: so that a WAIT behind it, on whatever connection, covers the registration too.
 
-local run, message, thread = KEYS[1], KEYS[2], KEYS[7]
+local run, message, thread, runs, threads = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KEYS[9]
 local id, on_busy, ttl, worker = ARGV[1], ARGV[3], ARGV[5], ARGV[9]
+
+local function reached(limit, ms)
+  return redis.error_reply('LIMIT_REACHED ' .. limit .. (ms and string.format(' %.0f', ms) or ''))
+end
+
+local function has_ended(other)
+  local state = redis.call('HGET', key_of(run, other), 'state')
+  return not state or state == 'completed'
+end
 
 if ARGV[2] == '1' then
   local begun = redis.call('GET', message)
@@ -48,9 +64,49 @@ if on_busy ~= 'parallel' then
   end
 end
 
-local at = now()
+local at, instant, tokens = now(), nil, nil
+local kept_since = at - ttl * 1000
+redis.call('ZREMRANGEBYSCORE', threads, '-inf', kept_since)
+if ARGV[12] ~= '' then
+  local capacity, interval, most_runs, most_queued, most_threads =
+    string.match(ARGV[12], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  local function crowded()
+    if redis.call('ZCARD', runs) >= most_runs + 0 then
+      return 'runs'
+    end
+    return redis.call('ZCOUNT', runs, 0, 0) >= most_queued + 0 and 'queued_runs'
+  end
+  if crowded() then
+    for _, other in ipairs(redis.call('ZRANGE', runs, 0, -1)) do
+      if has_ended(other) then -- it expired, or a failover lost it: nobody else takes it off
+        redis.call('ZREM', runs, other)
+      end
+    end
+    local full = crowded()
+    if full then
+      return reached(full)
+    end
+  end
+  if redis.call('ZCARD', threads) >= most_threads + 0 and not redis.call('ZSCORE', threads, ARGV[11]) then
+    return reached('threads', (redis.call('ZRANGE', threads, 0, 0, 'WITHSCORES')[2] or at) - kept_since)
+  end
+  local wait
+  instant = micros()
+  wait, tokens = look(KEYS[10], capacity + 0, interval + 0, instant)
+  if wait > 0 then
+    return reached('messages_per_minute', wait)
+  end
+end
+
 local held = #busy > 0
-redis.call('HSET', run, unpack(ARGV, 11))
+if tokens then
+  spend(KEYS[10], tokens, instant)
+end
+redis.call('ZADD', runs, worker ~= '' and 1 or 0, id)
+redis.call('EXPIRE', runs, ttl)
+redis.call('ZADD', threads, at, ARGV[11])
+redis.call('EXPIRE', threads, ttl)
+redis.call('HSET', run, unpack(ARGV, 13))
 redis.call('HSET', run, 'head', ARGV[7], 'state', 'queued', 'seq', 0, 'attempt', 0, 'fence', 0,
   'created', at, 'on_busy', on_busy)
 if held then

@@ -1,15 +1,20 @@
 -- Shared by the scripts: a thread's list of open runs.
 --
--- is_there(run, id, other) -> whether run `other` has a hash; its key is made after `run`, the key of `id`
+-- key_of(run, other) -> the key of run `other`, made after `run`, the key of another one
+-- is_there(run, id, other) -> whether run `other` has a hash; `run` is the key of `id`
 -- oldest(thread, run, id) -> the thread's oldest open run, or false. Heads without a hash (expired, or
 --   lost in a failover) are taken off the list: nobody would ever end them, and they hold up the rest.
 
-local function is_there(run, id, other)
+local function key_of(run, other)
   local _, folder = string.find(run, ':run:', 1, true)
   local word = string.gsub(other, '[^%w_.~-]', function(byte)
     return string.format('%%%02X', string.byte(byte))
   end)
-  return other == id or redis.call('EXISTS', string.sub(run, 1, folder) .. word) == 1
+  return string.sub(run, 1, folder) .. word
+end
+
+local function is_there(run, id, other)
+  return other == id or redis.call('EXISTS', key_of(run, other)) == 1
 end
 
 local function oldest(thread, run, id)

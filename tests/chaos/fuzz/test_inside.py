@@ -106,7 +106,7 @@ async def test_nothing_is_left_behind(
         await eventually(lambda: not list(node.relay.hub.feeds()))
         await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
         assert not node.relay._tasks
-        assert not node.admission._arriving
+        assert not node.seats._arriving
     report(Row(fault="fuzz: seen from inside", published=len(some) + 120, lost=0))
 
 
