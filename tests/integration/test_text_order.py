@@ -216,6 +216,7 @@ async def test_after_an_interruption_text_waits_for_the_events_before_it(
                 network.restore()
                 await client.until(lambda _: len(client.events(run.id)) == 601)
                 await agent.talk(run, 50)
+                await client.until(lambda frames: _has(frames, agent.size))
             await client.completed(run.id)
     account = Account(client.frames)
     assert account.ahead == []
