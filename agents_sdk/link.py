@@ -49,16 +49,7 @@ class Link:
         self.url = settings.redis_url
         self.id = f"{kind}-{new_id()}"
         self.keys = Keys(settings.prefix, settings.partitions)
-        limits = Limits(
-            history_events=settings.history_events,
-            history_ttl_seconds=settings.history_ttl_seconds,
-            max_event_bytes=settings.max_event_bytes,
-            lease_seconds=settings.lease_seconds,
-            queue_timeout_seconds=settings.queue_timeout_seconds,
-            stop_deadline_seconds=settings.stop_deadline_seconds,
-            input_seconds=settings.input_seconds,
-            durability=settings.durability,
-        )
+        limits = Limits.of(settings)
         self.voice = Voice(limits=limits, publish_timeout_seconds=publish_timeout_seconds)
         self.client = new_client(self.url, name=self.id)
         self.broker = self.sink = Broker(self.client, keys=self.keys, limits=limits)

@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         "redis+sentinel://host:26379,host:26379/master or redis+cluster://host:7000,host:7001; "
         "absent: a Redis of its own",
     )
+    sweeper_redis_url: Annotated[str | None, BeforeValidator(_reachable)] = Field(
+        default=None,
+        repr=False,  # as above
+        description="the same Redis for a user with the sweeper's rights, who ends the runs of "
+        "others; absent: RUNCAST_REDIS_URL does that too",
+    )
     prefix: str = Field(
         default="rc",
         pattern=r"^[A-Za-z0-9_.-]{1,32}$",
@@ -79,6 +85,22 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on")
     port: Port = Field(default=8080, description="0 to 65535; 0 picks a free port")
+    tls_certificate_file: Path | None = Field(
+        default=None,
+        description="a PEM file with the listener's certificate and those that signed it; with "
+        "RUNCAST_TLS_KEY_FILE the gateway speaks https and wss, absent: http and ws",
+    )
+    tls_key_file: Path | None = Field(
+        default=None, description="a PEM file with the key of that certificate"
+    )
+    tls_key_password: SecretStr | None = Field(
+        default=None, description="what that key is encrypted with; absent: it is not"
+    )
+    trusted_proxies: Names = Field(
+        default=(),
+        description="proxies whose X-Forwarded-For, -Proto and -Host count, as "
+        "10.0.0.7,10.1.0.0/16,fd00::/8; absent: nobody's do",
+    )
 
     jwt_secret: SecretStr | None = Field(
         default=None, description="the shared secret of HS256 (32 bytes or more), HS384 or HS512"
@@ -137,8 +159,8 @@ class Settings(BaseSettings):
     )
     allowed_origins: Names = Field(
         default=(),
-        description="browser origins that may connect, as https://a.example,https://b.example; "
-        "absent: only the gateway's own",
+        description="origins of pages that may connect, as https://a.example,https://*.b.example "
+        "(every name below b.example); absent: only the gateway's own",
     )
 
     history_events: Positive = Field(

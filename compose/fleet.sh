@@ -8,6 +8,8 @@
 #   FLEET_WORKERS=2
 #   FLEET_RUNCAST="runcast"                 default: .venv/bin/runcast of this checkout, or runcast on PATH
 #   RUNCAST_…                               settings for all processes; RUNCAST_REDIS_URL: use that Redis
+#
+# Its own Redis has the three users of compose/redis/users.acl, each with a new password.
 set -euo pipefail
 
 target=${1:-agents_sdk.demo:worker}
@@ -89,6 +91,24 @@ answers_ready() { # port: GET /readyz is 200
   [[ $status == *" 200 "* ]]
 }
 
+guard() { # port: gives the server its users, and sets $gateway_url, $sweeper_url and $worker_url
+  local line user password reply
+  exec 3<>"/dev/tcp/127.0.0.1/$1"
+  while read -r line; do
+    read -r _ user _ <<<"$line"
+    password=$(head -c 24 /dev/urandom | base64 -w 0 | tr '+/' '-_')
+    line=${line#user }
+    printf 'ACL SETUSER %s\r\n' "${line/>*_PASSWORD/>$password}" >&3
+    read -r reply <&3
+    [[ $reply == +OK* ]] || {
+      echo "Redis refused the rights of $user: $reply" >&2
+      exit 1
+    }
+    declare -g "${user}_url=redis://$user:$password@127.0.0.1:$1/0"
+  done <"$root/compose/redis/users.acl"
+  exec 3>&-
+}
+
 trap stop_all EXIT
 trap 'exit 0' INT TERM
 
@@ -96,15 +116,21 @@ if [[ -z ${RUNCAST_REDIS_URL:-} ]]; then
   start redis redis --port 0 --data-dir "$folder/data"
   redis_pid=$started
   await redis "$redis_pid" test -s "$folder/redis.out"
-  RUNCAST_REDIS_URL=$(head -n 1 "$folder/redis.out")
+  address=$(head -n 1 "$folder/redis.out")
+  port=${address##*:}
+  guard "${port%%/*}"
+  echo "redis      $address   pid $redis_pid"
+else
+  gateway_url=$RUNCAST_REDIS_URL worker_url=$RUNCAST_REDIS_URL sweeper_url=${RUNCAST_SWEEPER_REDIS_URL:-}
+  echo "redis      given by RUNCAST_REDIS_URL"
 fi
-export RUNCAST_REDIS_URL
-echo "redis      $RUNCAST_REDIS_URL${redis_pid:+   pid $redis_pid}"
 
+export RUNCAST_REDIS_URL=$gateway_url RUNCAST_SWEEPER_REDIS_URL=$sweeper_url
 for port in "${ports[@]}"; do
   start "gateway-$port" gateway --host 127.0.0.1 --port "$port"
   names[$started]="gateway-$port"
 done
+export RUNCAST_REDIS_URL=$worker_url RUNCAST_SWEEPER_REDIS_URL=
 for ((number = 1; number <= workers; number++)); do
   start "worker-$number" worker "$target"
   names[$started]="worker-$number"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the tables and diagrams of these pages from the code's own tables.
+"""Writes the tables and diagrams of these pages, and the browser's types, from the code's tables.
 
 Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page belongs to this program. Run it
 after a change of one of the tables: ``python docs/generate.py``. It prints the pages that it
@@ -29,6 +29,8 @@ from broker.config import ENV_PREFIX, Settings  # noqa: E402
 from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from broker.limits import LIMITS  # noqa: E402
+from compose.redis import rights  # noqa: E402
+from docs import generate_types  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
 from tests.benchmarks import targets  # noqa: E402
@@ -212,6 +214,34 @@ def redis_keys() -> str:
     return table(("key", "type", "what"), rows)
 
 
+def redis_rights() -> str:
+    """Who may touch which keys and channels, and by which scripts."""
+
+    def column(role: str, right: str, name: str) -> str:
+        return "yes" if name in rights.RIGHTS[role][right] else NOTHING
+
+    roles = list(rights.RIGHTS)
+    parts = []
+    for right, head in (("keys", "key"), ("channels", "channel"), ("scripts", "script")):
+        names = dict.fromkeys(each for role in roles for each in rights.RIGHTS[role][right])
+        shown = "{}" if right == "scripts" else "rc:{}"
+        rows = [
+            (f"`{shown.format(name)}`", *(column(role, right, name) for role in roles))
+            for name in names
+        ]
+        parts.append(table((head, *roles), rows))
+    return "\n\n".join(parts)
+
+
+def redis_cluster_rights() -> str:
+    """What each user needs besides on a Cluster."""
+    rows = [
+        (role, f"`{' '.join(f'+{each}' for each in right['cluster'])}`")
+        for role, right in rights.RIGHTS.items()
+    ]
+    return table(("user", "add"), rows)
+
+
 def performance() -> str:
     """The published benchmark: on what it was measured, and each target with its figure."""
     found = json.loads(BENCHMARK.read_text(encoding="utf-8"))
@@ -236,6 +266,8 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "settings": settings,
     "limits": limits,
     "redis-keys": redis_keys,
+    "redis-rights": redis_rights,
+    "redis-cluster-rights": redis_cluster_rights,
     "performance": performance,
 }
 """The name in a page's marker → what stands there."""
@@ -256,14 +288,24 @@ def generated(text: str) -> str:
     return _SECTION.sub(fill, text)
 
 
+FILES: Final[Mapping[Path, Callable[[], str]]] = {
+    ROOT / "compose" / "redis" / "users.acl": rights.acl_file,
+}
+"""Files that are generated as a whole, and from what."""
+
+
 def main() -> None:
-    """Bring every page up to date."""
-    for page in pages():
-        before = page.read_text(encoding="utf-8")
-        after = generated(before)
+    """Bring every page and file up to date."""
+    for page in [*pages(), *FILES]:
+        before = page.read_text(encoding="utf-8") if page.exists() else ""
+        after = FILES[page]() if page in FILES else generated(before)
         if after != before:
             page.write_text(after, encoding="utf-8")
             sys.stdout.write(f"{page.relative_to(ROOT)}\n")
+    types = generate_types.event_types()
+    if generate_types.FILE.read_text(encoding="utf-8") != types:
+        generate_types.FILE.write_text(types, encoding="utf-8")
+        sys.stdout.write(f"{generate_types.FILE.relative_to(ROOT)}\n")
 
 
 def _key(raw: bytes) -> str:

@@ -24,6 +24,8 @@ from gateway.handshake import ROUTES, BadRequest
 from gateway.http_api import (
     NODE,
     OPEN_STATS,
+    PROXIES,
+    client_of,
     config,
     health,
     json_response,
@@ -33,6 +35,7 @@ from gateway.http_api import (
     stats,
 )
 from gateway.node import Node
+from gateway.tls import Certificate
 from gateway.upgrade import Upgraded, bound_kernel_buffer, is_websocket, leave_aiohttp
 
 log = structlog.get_logger(__name__)
@@ -83,6 +86,7 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     )
     node = app[NODE] = Node(settings)
     app[ENTRANCE] = Entrance(node)
+    app[PROXIES], app[cors.ORIGINS] = app[ENTRANCE].proxies, app[ENTRANCE].origins
     app[OPEN_STATS] = demo is not None
     for path in ROUTES:
         app.router.add_get(path, websocket)
@@ -110,8 +114,14 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     entrance = request.app[ENTRANCE]
     if not is_websocket(request.method, request.headers):
         return problem(426, "upgrade_required", "This is a WebSocket endpoint (RFC 6455).")
+    transport = request.transport
+    if transport is None:
+        return problem(400, "gone", "The client went away.")
     arrival = Arrival(
-        path=request.path, query=request.query, headers=request.headers, host=request.host
+        path=request.path,
+        query=request.query,
+        headers=request.headers,
+        client=client_of(entrance.proxies, transport, request.headers),
     )
     try:
         identity, opening = await entrance.check(arrival)
@@ -119,10 +129,10 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     except Refusal as refusal:
         if refusal.by_code is None:
             return refusal.response
-        transport, answer, admitted = request.transport, refusal.answer(arrival), None
+        answer, admitted = refusal.answer(arrival), None
     else:
-        transport, answer = request.transport, b""
-    if transport is None or transport.is_closing():
+        answer = b""
+    if transport.is_closing():
         return problem(400, "gone", "The client went away.")
     tail = leave_aiohttp(request)
     if admitted is not None:
@@ -216,6 +226,7 @@ class Gateway:
         self.app = create_app(settings, demo=demo)
         self.node = self.app[NODE]
         self.port = settings.port
+        self._certificate = Certificate.of(settings)
         self._share_port = share_port
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0, logger=_QUIET)
         self._fronts: Fronts
@@ -224,7 +235,7 @@ class Gateway:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"ws://{self.settings.host}:{self.port}/ws"
+        return address(self.settings, self.port)
 
     async def __aenter__(self) -> Self:
         """Connect to Redis and listen. BrokerUnavailable or OSError when that cannot be."""
@@ -234,8 +245,8 @@ class Gateway:
         try:
             await self._runner.setup()
             aiohttp = cast("web.Server", self._runner.server)
-            self._fronts = Fronts(self.app[ENTRANCE], aiohttp)
-            self.node.on_tick = lambda: self._fronts.close_silent(loop.time() - SILENT_SECONDS)
+            self._fronts = Fronts(self.app[ENTRANCE], aiohttp, self._certificate)
+            self.node.on_tick = self._tick
             self._server = await loop.create_server(
                 self._fronts, sock=listening, backlog=BACKLOG, start_serving=True
             )
@@ -250,6 +261,11 @@ class Gateway:
         await self._fronts.close()
         await self._runner.cleanup()
 
+    def _tick(self) -> None:
+        self._fronts.close_silent(asyncio.get_running_loop().time() - SILENT_SECONDS)
+        if self._certificate is not None:
+            self._certificate.refresh()
+
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once."""
         signalled = asyncio.Semaphore(0)
@@ -262,6 +278,13 @@ class Gateway:
         await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, again):
             task.cancel()
+
+
+def address(settings: Settings, port: int) -> str:
+    """Where clients connect."""
+    scheme = "ws" if settings.tls_certificate_file is None else "wss"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{port}/ws"
 
 
 def _listen(settings: Settings, *, share_port: bool) -> socket.socket:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import orjson
@@ -20,6 +22,9 @@ from broker.redis.client import RedisClient
 from broker.redis.topology import new_client, new_subscriber
 from gateway.jwks import FetchedKeys
 from gateway.key_source import KeySource, key_source
+from gateway.origins import Origins
+from gateway.proxies import Proxies
+from gateway.tls import Certificate
 
 KEEP_SECONDS: Final = 60
 """The time to live that a report of the nodes has anyway."""
@@ -41,6 +46,7 @@ async def findings(settings: Settings) -> list[Finding]:
         found.append(await _keys(key_source(settings), settings))
     except ConfigurationError as error:
         found.append(Finding("token keys", ok=False, detail=str(error)))
+    found += _edge(settings)
     try:
         if settings.redis_url is None:
             server = await asyncio.to_thread(find_server)
@@ -50,11 +56,44 @@ async def findings(settings: Settings) -> list[Finding]:
             found += await _redis(
                 settings.redis_url, keys, replicated=settings.durability == "replicated"
             )
+            if settings.sweeper_redis_url is not None:
+                found.append(await _sweeper(settings.sweeper_redis_url, keys))
     except (RuncastError, ValueError) as error:
         found.append(
             Finding("redis", ok=False, detail=f"{str(error).rstrip('.')}. Check RUNCAST_REDIS_URL.")
         )
     return found
+
+
+def _edge(settings: Settings) -> list[Finding]:
+    """Who may connect, and over what; only what is configured is told."""
+    found = []
+    if settings.allowed_origins:
+        found.append(_tried("origins", lambda: Origins(settings.allowed_origins)))
+    if settings.trusted_proxies:
+        found.append(_tried("proxies", lambda: Proxies(settings.trusted_proxies)))
+    try:
+        certificate = Certificate.of(settings)
+    except ConfigurationError as error:
+        return [*found, Finding("certificate", ok=False, detail=str(error))]
+    if certificate is not None:
+        now = datetime.now(UTC)
+        fault = certificate.fault(now)
+        detail = f"valid until {certificate.expires_at:%Y-%m-%d %H:%M} UTC"
+        if fault is not None:
+            detail = f"{fault}: browsers and clients refuse it. Renew it."
+        elif certificate.ends_soon(now):
+            detail += ": renew it, the gateway takes up the new one by itself"
+        found.append(Finding("certificate", ok=fault is None, detail=detail))
+    return found
+
+
+def _tried(name: str, make: Callable[[], object]) -> Finding:
+    try:
+        make()
+    except ConfigurationError as error:
+        return Finding(name, ok=False, detail=str(error))
+    return Finding(name, ok=True, detail="all possible")
 
 
 def show(found: list[Finding], *, as_json: bool) -> None:
@@ -115,6 +154,21 @@ async def _redis(url: str, keys: Keys, *, replicated: bool) -> list[Finding]:
         detail = f"maxmemory-policy is {policy}: events can vanish. Set it to noeviction."
         found.append(Finding("redis memory", ok=False, detail=detail))
     return found
+
+
+async def _sweeper(url: str, keys: Keys) -> Finding:
+    """Read what a sweeper reads; BrokerUnavailable when a right is missing."""
+    client = new_client(url, name="check")
+    await client.start(timeout_seconds=5.0)
+    try:
+        await client.execute("GET", keys.sweeper)
+        await client.execute("ZRANGEBYSCORE", keys.leases(0), "-inf", 0, "LIMIT", 0, 1)
+    except BrokerUnavailable as error:
+        todo = "Check RUNCAST_SWEEPER_REDIS_URL"
+        return Finding("redis sweeper", ok=False, detail=f"{str(error).rstrip('.')}. {todo}.")
+    finally:
+        await client.stop()
+    return Finding("redis sweeper", ok=True, detail="reached, as a user of its own")
 
 
 async def _use(client: RedisClient, url: str, keys: Keys) -> None:

@@ -84,10 +84,13 @@ class Message:
 
 
 class Commands:
-    """The verbs, over one broker."""
+    """The verbs, over one broker; ``ending`` may end runs that are somebody else's to end."""
 
-    def __init__(self, broker: Broker, *, node_id: str, default_agent: str | None) -> None:
+    def __init__(
+        self, broker: Broker, *, ending: Broker, node_id: str, default_agent: str | None
+    ) -> None:
         self._broker = broker
+        self._ending = ending
         self._node_id = node_id
         self._default_agent = default_agent
         self._looked: dict[Owner, float] = {}
@@ -229,7 +232,7 @@ class Commands:
     async def _end_unclaimed(self, owner: Owner, run_id: str) -> None:
         partition, node_id = self._broker.keys.partition(owner), self._node_id
         try:
-            await end_run(self._broker, partition, run_id, node_id=node_id, unclaimed_only=True)
+            await end_run(self._ending, partition, run_id, node_id=node_id, unclaimed_only=True)
         except Refused as refused:
             # A worker or the sweeper was faster; the stop is recorded and they know of it.
             log.info("end_of_run_refused", run=run_id, why=str(refused))

@@ -11,8 +11,10 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway import handshake
-from gateway.http_api import NODE, problem
+from gateway.http_api import PROXIES, client_of, problem
+from gateway.origins import Origins
+
+ORIGINS: Final = web.AppKey("origins", Origins)
 
 SHARED: Final = ("/ws/ticket",)
 """Paths that a page of an allowed origin may call."""
@@ -29,13 +31,13 @@ async def share(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Answer preflights, refuse origins that may not call, and tell browsers who may read."""
-    origin = request.headers.get("Origin")
-    if origin is None or request.path not in SHARED:
+    sent, transport = request.headers.getall("Origin", ()), request.transport
+    if not sent or request.path not in SHARED or transport is None:
         return await handler(request)
-    allowed = request.app[NODE].settings.allowed_origins
-    if not handshake.origin_allowed(origin, request.host, allowed):
+    client = client_of(request.app[PROXIES], transport, request.headers)
+    if not request.app[ORIGINS].allow(sent, scheme=client.scheme, host=client.host):
         return problem(403, "origin_not_allowed", "This origin may not connect.")
-    named = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+    named = {"Access-Control-Allow-Origin": sent[0], "Vary": "Origin"}
     if request.method == "OPTIONS":
         return web.Response(status=204, headers={**named, **_PREFLIGHT})
     response = await handler(request)

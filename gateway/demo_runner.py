@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import secrets
 import signal
@@ -74,11 +75,13 @@ async def _demo(*, port: int, once: bool, open_page: bool) -> int:
             redis = EmbeddedRedis()
             await redis.start(data_dir=settings.data_dir)
             parts.push_async_callback(redis.stop)
-            settings = settings.model_copy(update={"redis_url": redis.url})
+            own = {"redis_url": redis.url, "sweeper_redis_url": None}
+            settings = settings.model_copy(update=own)
             out.print(f"redis    pid {redis.pid}", style="dim")
         config = DemoConfig(secret=secret)
         gateway = await parts.enter_async_context(Gateway(settings, demo=config))
-        address = f"http://{_shown(settings.host)}:{gateway.port}/"
+        scheme = "http" if settings.tls_certificate_file is None else "https"
+        address = f"{scheme}://{_shown(settings.host)}:{gateway.port}/"
         out.print(f"gateway  pid {os.getpid()}, port {gateway.port}", style="dim")
         worker = await _start_worker(settings)
         parts.push_async_callback(_stop_worker, worker)
@@ -165,7 +168,7 @@ async def _sample(
     login = config.token(user["id"])
     if login is None:
         raise DemoFailed(f"{user['id']} is no user of the demo.")
-    url = address.replace("http://", "ws://") + "ws"
+    url = f"{address.replace('http', 'ws', 1)}ws"
     out.print(f"\n{user['name']} asks about: {sample['title']}", style="bold")
     missing = list(events.LIFECYCLE)
     async with ChatClient(url, token=login["token"]) as chat:
@@ -215,4 +218,8 @@ async def _part_ended(
 
 def _shown(host: str) -> str:
     """An address that a browser on this machine can open."""
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - read, not bound
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return host
+    return "127.0.0.1" if everywhere else host

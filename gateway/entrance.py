@@ -28,6 +28,8 @@ from gateway.frames import ws_close
 from gateway.handshake import BadRequest, Opening
 from gateway.http_api import problem
 from gateway.node import Node
+from gateway.origins import Origins
+from gateway.proxies import Client, Proxies
 from gateway.resync import Beginning
 from gateway.session import FrameError
 from gateway.upgrade import plain, switching
@@ -46,12 +48,12 @@ _TOLD_BY_CODE: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A valid WebSocket handshake. ``query`` is decoded; ``host`` as the client named it."""
+    """A valid WebSocket handshake. ``query`` is decoded."""
 
     path: str
     query: MultiMapping[str]
     headers: CIMultiDictProxy[str]
-    host: str
+    client: Client
 
     @property
     def from_browser(self) -> bool:
@@ -97,12 +99,15 @@ class Entrance:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.origins = Origins(node.settings.allowed_origins)
+        self.proxies = Proxies(node.settings.trusted_proxies)
 
     async def check(self, arrival: Arrival) -> tuple[Identity, Opening]:
         """Who it is and what it asks for; :class:`Refusal` when it may not have that."""
-        node = self._node
-        origin = arrival.headers.get("Origin")
-        if not handshake.origin_allowed(origin, arrival.host, node.settings.allowed_origins):
+        node, client = self._node, arrival.client
+        origin = arrival.headers.getall("Origin", ())
+        if not self.origins.allow(origin, scheme=client.scheme, host=client.host):
+            log.info("origin_refused", origin=origin, host=client.host, client=client.address)
             node.tally.refuse("origin_not_allowed")
             raise Refusal(problem(403, "origin_not_allowed", "This origin may not connect."))
         identity = None
@@ -209,6 +214,7 @@ class Entrance:
                 reason=error.log_reason,
                 token_hash=error.token_hash,
                 code=error.code,
+                client=arrival.client.address,
             )
             refused = BadRequest(error.code, str(error), status=error.status)
         else:

@@ -17,6 +17,9 @@ from aiohttp.http_parser import HttpRequestParser
 
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.handshake import ROUTES
+from gateway.http_api import client_of
+from gateway.secured import Secured
+from gateway.tls import Certificate
 from gateway.upgrade import is_websocket
 
 if TYPE_CHECKING:
@@ -28,7 +31,8 @@ MAX_EARLY_BYTES: Final = 64 * 1024
 """Of what a client sends before it is let in: beyond that it is not read from until then."""
 
 SILENT_SECONDS: Final = 10.0
-"""A socket that has sent nothing by then is closed: it is nobody's yet."""
+"""A socket that has sent nothing by then is closed, for it is nobody's yet; the TLS handshake is
+something that it has to come through within that time."""
 
 _END: Final = b"\r\n\r\n"
 
@@ -36,14 +40,20 @@ _END: Final = b"\r\n\r\n"
 class Fronts:
     """Those sockets of a gateway that have not said yet what they want."""
 
-    def __init__(self, entrance: Entrance, aiohttp: Callable[[], asyncio.Protocol]) -> None:
-        self.entrance, self.aiohttp = entrance, aiohttp
+    def __init__(
+        self,
+        entrance: Entrance,
+        aiohttp: Callable[[], asyncio.Protocol],
+        certificate: Certificate | None = None,
+    ) -> None:
+        self.entrance, self.aiohttp, self._certificate = entrance, aiohttp, certificate
         self._waiting: dict[Front, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self) -> Front:
+    def __call__(self) -> asyncio.Protocol:
         """One for a new socket."""
-        return Front(self)
+        front = Front(self)
+        return front if self._certificate is None else Secured(self._certificate.context, front)
 
     def close_silent(self, before: float) -> None:
         """Close those that are there since before then (the event loop's time)."""
@@ -150,8 +160,8 @@ class Front(asyncio.Protocol):
         url, headers = message.url, message.headers
         if url.absolute or url.path not in ROUTES or not is_websocket(message.method, headers):
             return None
-        host = headers.get("Host", "")
-        return Arrival(path=url.path, query=url.query, headers=headers, host=host)
+        client = client_of(self._fronts.entrance.proxies, self.transport, headers)
+        return Arrival(path=url.path, query=url.query, headers=headers, client=client)
 
     def _hand_over(self, data: bytes) -> None:
         protocol = self._fronts.aiohttp()

@@ -6,11 +6,10 @@ that has no meaning in the mode asked for is refused too, so that none is ever o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
-from urllib.parse import urlsplit
 
 from broker import cursor
 from broker.channels import SCOPES, Level, Mode, Scope, check_id
@@ -136,16 +135,6 @@ def _parse(path: str, query: Mapping[str, str]) -> Opening:
         secret=_id("secret", query),
         lifecycle_only=events == "lifecycle",
     )
-
-
-def origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -> bool:
-    """Browsers send ``Origin``: one of those configured or, when none is, the gateway's own."""
-    if origin is None or origin in allowed:
-        return True
-    try:
-        return not allowed and urlsplit(origin).netloc == host
-    except ValueError:  # it is no address at all
-        return False
 
 
 def _mode(path: str, query: Mapping[str, str]) -> Mode:

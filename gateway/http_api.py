@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 import structlog
 from aiohttp import web
+from multidict import MultiMapping
 from redis.exceptions import ResponseError
 
 from broker.channels import Level, Mode
@@ -19,6 +20,7 @@ from broker.events import timestamp
 from broker.limits import LIMITS
 from gateway.node import Node
 from gateway.operators import operator_of
+from gateway.proxies import UNKNOWN, Client, Proxies
 from gateway.stats import TENANT_FIGURES, Latency, runs_view, summed, summed_by_tenant
 from gateway.websocket import PROTOCOL
 
@@ -29,8 +31,16 @@ PING_SECONDS: Final = 1.0
 NODE: Final = web.AppKey("node", Node)
 OPEN_STATS: Final = web.AppKey("open_stats", bool)
 """Whether ``/ws/stats`` is open to anyone on this machine (the demo)."""
+PROXIES: Final = web.AppKey("proxies", Proxies)
 
-LOOPBACK: Final = ("127.0.0.1", "::1")
+
+def client_of(
+    proxies: Proxies, transport: asyncio.BaseTransport, headers: MultiMapping[str]
+) -> Client:
+    """Who sent the request with these headers, as far as proxies that are trusted tell."""
+    peer = transport.get_extra_info("peername")
+    secure = transport.get_extra_info("ssl_object") is not None
+    return proxies.client(str(peer[0]) if peer else UNKNOWN, headers, secure=secure)
 
 
 def json_response(body: Mapping[str, Any], *, status: int = 200) -> web.Response:
@@ -144,8 +154,9 @@ async def stats(request: web.Request) -> web.Response:
     An operator of a tenant, by his token, sees that tenant's alone.
     """
     node, tenant = request.app[NODE], ""
-    open_here = request.app[OPEN_STATS] and request.remote in LOOPBACK
-    if not open_here:
+    transport, proxies = request.transport, request.app[PROXIES]
+    client = None if transport is None else client_of(proxies, transport, request.headers)
+    if not (request.app[OPEN_STATS] and client is not None and client.local):
         tenant = (await operator_of(node, request.headers)).tenant or ""
     try:
         reports = list((await node.reports()).values())

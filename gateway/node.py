@@ -78,12 +78,20 @@ class Node:
         self.keys = Keys(settings.prefix, settings.partitions)
         url = redis_url(settings)
         self.client = new_client(url, name=f"gateway {self.node_id}")
-        self.broker = Broker(self.client, keys=self.keys, limits=limits(settings))
+        self.broker = Broker(self.client, keys=self.keys, limits=Limits.of(settings))
         self.relay = Relay(self.broker, url, node_id=self.node_id)
+        # With which the runs of others are ended: a connection with rights of its own, or the same.
+        self._ending = self.broker
+        if settings.sweeper_redis_url is not None:
+            sweeping = new_client(settings.sweeper_redis_url, name=f"sweeper {self.node_id}")
+            self._ending = Broker(sweeping, keys=self.keys, limits=Limits.of(settings))
         self.commands = Commands(
-            self.broker, node_id=self.node_id, default_agent=settings.default_agent
+            self.broker,
+            ending=self._ending,
+            node_id=self.node_id,
+            default_agent=settings.default_agent,
         )
-        self.sweeper = Sweeper(self.broker, node_id=self.node_id)
+        self.sweeper = Sweeper(self._ending, node_id=self.node_id)
         self.sockets: Sockets[WebSocket] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.latency = Latency()
         self._heard: list[tuple[bytes, float]] = []
@@ -128,6 +136,9 @@ class Node:
         """Connect to Redis. BrokerUnavailable, with a clear text, after a bounded wait."""
         await self.client.start(timeout_seconds=START_SECONDS)
         try:
+            if self._ending.client is not self.client:
+                await self._ending.client.start(timeout_seconds=START_SECONDS)
+                await self._ending.due([0], epoch_ms=0, most=1)
             subscriber = self.relay.subscriber
             await subscriber.start(timeout_seconds=START_SECONDS)
             async with asyncio.timeout(START_SECONDS):
@@ -137,8 +148,7 @@ class Node:
                 # The first write: a missing right is told before serving.
                 await self.fleet.tell(self.report())
         except (BrokerUnavailable, TimeoutError) as error:
-            await self.client.stop()
-            await self.relay.stop()
+            await self._disconnect()
             told = error.why if isinstance(error, BrokerUnavailable) else ""
             why = told or self.relay.subscriber.why or "no answer in time"
             raise BrokerUnavailable(why=why) from error
@@ -167,8 +177,13 @@ class Node:
         with suppress(BrokerUnavailable):
             await self.seats.give_up()
             await self.fleet.leave()
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         await self.relay.stop()
         await self.client.stop()
+        if self._ending.client is not self.client:
+            await self._ending.client.stop()
 
     async def drain(self) -> None:
         """Send every client away over the drain window, spread, so that no storm arrives elsewhere.
@@ -320,20 +335,6 @@ class Node:
         heard, self._heard = self._heard, []
         for event_id, at in heard:
             self.latency.add(at * 1000 - from_redis(event_id).ms)
-
-
-def limits(settings: Settings) -> Limits:
-    """The broker's limits, from the settings."""
-    return Limits(
-        history_events=settings.history_events,
-        history_ttl_seconds=settings.history_ttl_seconds,
-        max_event_bytes=settings.max_event_bytes,
-        lease_seconds=settings.lease_seconds,
-        queue_timeout_seconds=settings.queue_timeout_seconds,
-        stop_deadline_seconds=settings.stop_deadline_seconds,
-        audit_ttl_seconds=settings.audit_ttl_seconds,
-        durability=settings.durability,
-    )
 
 
 def redis_url(settings: Settings) -> str:

@@ -26,7 +26,7 @@ from broker.config import Settings, state_dir
 from broker.embedded import EmbeddedRedis
 from broker.errors import ConfigurationError, RuncastError
 from broker.logs import configure_logging
-from gateway.app import Gateway
+from gateway.app import Gateway, address
 
 STOP_MARGIN_SECONDS: Final = 10.0
 """What a process may take beyond its drain before it is killed."""
@@ -68,6 +68,12 @@ async def _serve(settings: Settings, processes: int) -> None:
     if settings.redis_url is not None:
         await _serve_with(settings, processes)
         return
+    if settings.sweeper_redis_url is not None:
+        raise ConfigurationError(
+            setting="RUNCAST_SWEEPER_REDIS_URL",
+            why="it is set and RUNCAST_REDIS_URL is not, and both are users of one Redis",
+            todo="Set RUNCAST_REDIS_URL to the gateway's user there.",
+        )
     redis = EmbeddedRedis()
     await redis.start(data_dir=_data_dir(settings))
     try:
@@ -117,8 +123,8 @@ async def _serve_many(settings: Settings, processes: int) -> None:
         waiting = asyncio.create_task(asyncio.to_thread(_acquire, ready, processes, children))
         await asyncio.wait({ended, stopping, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done() and waiting.result():
-            address = f"ws://{settings.host}:{settings.port}/ws"
-            print(f"Serving at {address} with {processes} processes; Ctrl-C drains.", flush=True)
+            where = address(settings, settings.port)
+            print(f"Serving at {where} with {processes} processes; Ctrl-C drains.", flush=True)
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for child in children:

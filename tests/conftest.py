@@ -10,9 +10,9 @@ import pytest
 from broker.channels import Keys
 from broker.config import Settings, load_settings
 from broker.redis.broker import Broker
+from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway.app import Gateway
-from gateway.node import limits
 from tests.support.servers import OPERATOR_KEY, SECRET, Redis, running_redis
 
 # A property has its test's ten seconds, not a part of them for each example: machines are shared.
@@ -59,7 +59,7 @@ def settings(redis_url: str, prefix: str) -> Settings:
 async def broker(settings: Settings, redis_url: str) -> AsyncIterator[Broker]:
     client = new_client(redis_url, name="test")
     await client.start()
-    yield Broker(client, keys=Keys(settings.prefix), limits=limits(settings))
+    yield Broker(client, keys=Keys(settings.prefix), limits=Limits.of(settings))
     await client.stop()
 
 

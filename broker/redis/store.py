@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from redis.exceptions import ResponseError
 
 from broker.channels import Keys
-from broker.config import Durability
+from broker.config import Durability, Settings
 from broker.errors import BrokerUnavailable
 from broker.redis.client import RedisClient
 from broker.redis.connection import Argument
@@ -41,6 +41,21 @@ class Limits:
     input_seconds: float = 900.0
     audit_ttl_seconds: int = 90 * 86_400
     durability: Durability = "acknowledged"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """Those of the settings."""
+        return cls(
+            history_events=settings.history_events,
+            history_ttl_seconds=settings.history_ttl_seconds,
+            max_event_bytes=settings.max_event_bytes,
+            lease_seconds=settings.lease_seconds,
+            queue_timeout_seconds=settings.queue_timeout_seconds,
+            stop_deadline_seconds=settings.stop_deadline_seconds,
+            input_seconds=settings.input_seconds,
+            audit_ttl_seconds=settings.audit_ttl_seconds,
+            durability=settings.durability,
+        )
 
     @property
     def kept_seconds(self) -> int:

@@ -26,12 +26,12 @@ from broker.embedded import EmbeddedRedis, tethered
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.redis.address import Topology, parse
 from broker.redis.broker import Broker
+from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway.bench import wire
 from gateway.bench.failure import BenchFailed
 from gateway.bench.processes import cpu_seconds, gateway_processes, resident_bytes
 from gateway.key_source import require_verification_key
-from gateway.node import limits
 from gateway.tokens import issue_token
 
 ROOT: Final = str(Path(__file__).resolve().parents[2])
@@ -195,7 +195,7 @@ async def _connected(
     await client.start(timeout_seconds=ANSWER_SECONDS)
     try:
         broker = Broker(
-            client, keys=Keys(settings.prefix, settings.partitions), limits=limits(settings)
+            client, keys=Keys(settings.prefix, settings.partitions), limits=Limits.of(settings)
         )
         server = await _info(broker, "server")
         yield Installation(

@@ -33,9 +33,9 @@ from broker.redis.broker import Broker
 from broker.redis.publisher import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from broker.redis.replicas import WAIT_MS
+from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway.app import Gateway
-from gateway.node import limits
 from gateway.sweeper import Sweeper
 from tests.integration.sdk_rig import ALICE, FaultyNetwork, ask, faulty_network, until
 from tests.integration.test_streamed_text import Reader
@@ -133,7 +133,7 @@ def unsafe(replicated: Settings, network: FaultyNetwork) -> Settings:
 async def broker(replicated: Settings, pair: Pair) -> AsyncIterator[Broker]:
     client = new_client(pair.master.url, name="test")
     await client.start()
-    yield Broker(client, keys=Keys(replicated.prefix), limits=limits(replicated))
+    yield Broker(client, keys=Keys(replicated.prefix), limits=Limits.of(replicated))
     await client.stop()
 
 
@@ -473,7 +473,7 @@ async def test_a_worker_of_its_own_durability(pair: Pair, unsafe: Settings, pref
 
     client = new_client(pair.master.url, name="test")
     await client.start()
-    broker = Broker(client, keys=Keys(prefix), limits=limits(unsafe))
+    broker = Broker(client, keys=Keys(prefix), limits=Limits.of(unsafe))
     async with worker.running():
         await ask(broker, "thinks")
         await until(lambda: bool(seen))
@@ -647,7 +647,7 @@ async def test_a_demoted_master_is_left_and_not_hammered(
     demoted, back = asyncio.Event(), asyncio.Event()
     client = new_client(network.url, name="test")
     await client.start()
-    broker = Broker(client, keys=Keys(prefix), limits=limits(unsafe))
+    broker = Broker(client, keys=Keys(prefix), limits=Limits.of(unsafe))
     async with worker.running() as service:
         first = await ask(broker, "talks")
         await demoted.wait()

@@ -16,10 +16,10 @@ from broker.channels import Keys, Owner, Scope
 from broker.config import Settings, load_settings
 from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec, RunRequest
+from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway import admission
 from gateway.app import Gateway
-from gateway.node import limits
 from tests.integration.sdk_rig import expire, until
 from tests.support.clients import Client
 from tests.support.limits import (
@@ -523,7 +523,7 @@ async def test_limits_hold_on_every_redis(binary: Path | str) -> None:
         )  # fmt: skip
         client = new_client(redis.url, name="test")
         await client.start()
-        broker = Broker(client, keys=Keys("every"), limits=limits(settings))
+        broker = Broker(client, keys=Keys("every"), limits=Limits.of(settings))
         await broker.announce([ANY])
         async with two_gateways(settings) as (one, other):
             first = Client(one, token=token("a", tenant="acme"))

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from broker.channels import Keys, Owner
+from compose.redis import rights
 from tests.support.clients import FIVE, Client, Frame, payload_of
 from tests.support.redis_cluster import cluster_redis
 from tests.support.redis_server import Server, servers, standalone
@@ -22,8 +23,6 @@ from tests.support.topologies import acl_redis, fleet_on, sentinel_redis, tls_re
 
 pytestmark = pytest.mark.timeout(60)
 
-HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "redis-topologies.md"
-
 MODES: Mapping[str, Mapping[str, str]] = {
     "main": {"mode": "main"},
     "factory standard": {"mode": "factory"},
@@ -31,8 +30,6 @@ MODES: Mapping[str, Mapping[str, str]] = {
     "isolated": {"mode": "isolated"},
     "legacy": {"mode": "legacy"},
 }
-AT_SENTINELS = {"SENTINEL"}
-"""Never sent to a data server."""
 TEXT = "Grüße aus Zürich — 東京 👋. " * 8
 
 
@@ -57,20 +54,6 @@ def printed_by(url: str, member: Server, *command: str) -> tuple[int, str]:
     with fleet_on(url, member) as fleet:
         process = fleet.runcast(*command, name="command")
         return process.ended(seconds=30), process.printed()
-
-
-def rules_of(user: str) -> str:
-    """The rules that the how-to page gives to a user."""
-    found = re.search(rf"^user {user} on >\S+ (.+)$", HOW_TO.read_text("utf-8"), re.MULTILINE)
-    assert found is not None, f"{HOW_TO.name} has no rules of {user}"
-    return found[1]
-
-
-def cluster_rules() -> str:
-    """What the page adds for a Cluster."""
-    found = re.search(r"On a Cluster add.*?```\n(.+?)\n```", HOW_TO.read_text("utf-8"), re.DOTALL)
-    assert found is not None, f"{HOW_TO.name} has no rules for a Cluster"
-    return found[1]
 
 
 # --- what has to work everywhere
@@ -204,16 +187,6 @@ async def test_everything_works_over_tls(*, client_certificates: bool) -> None:
         await works(system)
 
 
-@pytest.mark.parametrize("binary", servers())
-async def test_everything_works_with_the_least_rights(binary: Path) -> None:
-    """The how-to's own rules: nothing that a fleet does is refused by them."""
-    rules = rules_of("fleet").replace("rc:", "everywhere:")
-    with acl_redis({"fleet": rules}, binary) as redis:
-        with system_on(redis.url("fleet"), redis.server) as system:
-            await works(system)
-        assert redis.refused() == []
-
-
 async def test_everything_works_with_sentinel() -> None:
     with sentinel_redis() as redis, system_on(redis.url, redis.master) as system:
         await works(system)
@@ -225,53 +198,6 @@ async def test_everything_works_with_sentinel_over_tls_with_a_password() -> None
         system_on(redis.url, redis.master) as system,
     ):
         await works(system)
-
-
-async def test_everything_works_on_a_cluster_over_tls_with_the_least_rights() -> None:
-    """The how-to's own rules, and what it adds for a Cluster."""
-    with cluster_redis(tls=True) as redis:
-        rules = f"{rules_of('fleet')} {cluster_rules()}".replace("rc:", "everywhere:")
-        for node in redis.nodes:
-            node.command("ACL", "SETUSER", "fleet", "on", ">p@ss/1", *rules.split())
-        url = redis.url_of("fleet:p%40ss%2F1@")
-        with system_on(url, redis.nodes[0]) as system:
-            await works(system)
-        refused = [node.command("ACL", "LOG") for node in redis.nodes]
-        assert refused == [[]] * len(redis.nodes)
-
-
-def test_the_least_rights_name_every_command_of_the_source() -> None:
-    """Also those that only a rare moment needs, so that no right is missing then."""
-    with standalone() as server:
-        known = {str(name).upper() for name in server.raw("COMMAND", "LIST")}
-    allowed = {
-        word.removeprefix("+").upper()
-        for word in f"{rules_of('fleet')} {cluster_rules()}".split()
-        if word.startswith("+")
-    }
-    containers = {name.partition("|")[0] for name in allowed if "|" in name}
-    used = {
-        f"{name}|{first}" if name in containers else name
-        for name, first in source_commands()
-        if name in known
-    }
-    assert {"XADD", "EVALSHA", "SUBSCRIBE", "XGROUP|CREATE", "XINFO|CONSUMERS"} <= used
-    assert used - allowed - AT_SENTINELS == set()
-
-
-def source_commands() -> Iterator[tuple[str, str]]:
-    """What looks like a command in Python and Lua, with the word after it if that is literal."""
-    root = HOW_TO.parents[2]
-    python, lua = (
-        re.compile(
-            r"(?<!startswith)\((?:\s*|[\w.]+, )b?\"([A-Z]{3,})\"(?:, b?\"([A-Z]+)\")?\s*[,)]"
-        ),
-        re.compile(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?"),
-    )
-    for path in (*root.glob("broker/**/*.py"), *root.glob("gateway/**/*.py")):
-        yield from python.findall(path.read_text("utf-8"))
-    for path in root.glob("broker/**/*.lua"):
-        yield from lua.findall(path.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("binary", servers(sharded=True))
@@ -326,8 +252,8 @@ def test_a_cluster_without_sharded_pub_sub_is_told_and_ends_with_1(
 
 @pytest.mark.parametrize("command", ["gateway", "worker", "check"])
 def test_a_wrong_password_is_told_and_ends_with_1(command: str) -> None:
-    with acl_redis({"fleet": rules_of("fleet")}) as redis:
-        url = redis.url("fleet", "not this one")
+    with acl_redis({"gateway": rights.rules("gateway")}) as redis:
+        url = redis.url("gateway", "not this one")
         status, printed = refused(url, redis.server, command)
     assert status == 1, printed
     assert re.search("WRONGPASS|invalid username-password", printed), printed

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 DAY = timedelta(days=1)
@@ -44,15 +44,23 @@ class Authority:
         self.certificate = folder / f"{name}.crt"
         self.certificate.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> Pair:
-        """A certificate for a server or a client on this machine."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def issue(
+        self,
+        name: str,
+        *,
+        begins: timedelta = -DAY,
+        ends: timedelta = 90 * DAY,
+        password: str = "",
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
+    ) -> Pair:
+        """A certificate for a server or a client on this machine, in files named after it."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
         names = [
             x509.DNSName("localhost"),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         ]
         certificate = (
-            self._unsigned(name, key.public_key())
+            self._unsigned(name, key.public_key(), begins, ends)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .sign(self._key, hashes.SHA256())
@@ -63,13 +71,21 @@ class Authority:
             key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
+                serialization.BestAvailableEncryption(password.encode())
+                if password
+                else serialization.NoEncryption(),
             )
         )
         pair.key.chmod(0o600)
         return pair
 
-    def _unsigned(self, name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _unsigned(
+        self,
+        name: str,
+        key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
+        begins: timedelta = -DAY,
+        ends: timedelta = 90 * DAY,
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -77,8 +93,8 @@ class Authority:
             .issuer_name(_named(self._name))
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + DAY)
+            .not_valid_before(now + begins)
+            .not_valid_after(now + ends)
         )
 
 

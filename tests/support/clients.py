@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from ssl import SSLContext
 from typing import Any, Self, cast
 from urllib.parse import urlencode
 
@@ -34,9 +35,11 @@ class Client:
         headers: dict[str, str] | None = None,
         protocols: Iterable[str] = (),
         query: Mapping[str, str] | None = None,
+        ssl: SSLContext | None = None,
         **parameters: str,
     ) -> None:
         self.user = user
+        self._ssl = ssl
         query = {**(query or {}), **parameters}
         self.url = f"{base}{path}" + (f"?{urlencode(query)}" if query else "")
         self._headers = headers
@@ -52,7 +55,11 @@ class Client:
         self._session = aiohttp.ClientSession()
         try:
             self.ws = await self._session.ws_connect(
-                self.url, headers=self._headers, protocols=self._protocols, max_msg_size=0
+                self.url,
+                headers=self._headers,
+                protocols=self._protocols,
+                max_msg_size=0,
+                ssl=self._ssl or True,
             )
         except BaseException:
             await self._session.close()

@@ -210,6 +210,15 @@ def is_ready(port: int) -> bool:
         return False
 
 
+def is_listening(port: int) -> bool:
+    """Whether anybody takes connections on this loopback port."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def running_redis() -> Iterator[Redis]:
     """A redis-server of one test's or one test process's own."""

@@ -1,0 +1,1 @@
+"""A fleet on one machine, and what its parts need."""
