@@ -205,6 +205,8 @@ def _input(ref: str | None, payload: dict[str, Any]) -> UserInput:
     request_id = _checked(payload, "request_id", ref=ref)
     if "content" not in payload:
         raise FrameError("bad_frame", "content is required", ref=ref)
+    if _too_deep(payload["content"]):
+        raise FrameError("bad_frame", f"nested deeper than {MAX_NESTING} levels", ref=ref)
     return UserInput(ref, run_id, request_id, payload["content"])
 
 

@@ -9,10 +9,11 @@ from broker.redis.orders import Orders
 from broker.redis.overdue import Overdue
 from broker.redis.publisher import EventPublisher
 from broker.redis.revocations import Revocations
+from broker.redis.steering import Steering
 from broker.redis.store import Limits
 
 
-class Broker(EventPublisher, Overdue, Agents, Figures, Log, Orders, Revocations):
+class Broker(EventPublisher, Overdue, Agents, Figures, Log, Orders, Revocations, Steering):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 
