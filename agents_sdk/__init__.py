@@ -7,7 +7,7 @@ See :class:`Worker`, :class:`Run` and :class:`Publisher`; tests of agents use
 from agents_sdk.agent import Agent
 from agents_sdk.calls import ToolCall
 from agents_sdk.context import current_run
-from agents_sdk.errors import NoCurrentRun, Reason, RunStopped, WrongEventLoop
+from agents_sdk.errors import InputExpired, NoCurrentRun, Reason, RunStopped, WrongEventLoop
 from agents_sdk.publisher import Publisher
 from agents_sdk.run import Run
 from agents_sdk.worker import Worker
@@ -26,6 +26,7 @@ __all__ = [
     "BrokerUnavailable",
     "ConfigurationError",
     "EventTooLarge",
+    "InputExpired",
     "InvalidEvent",
     "LifecycleError",
     "NoCurrentRun",

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -19,7 +18,9 @@ from agents_sdk.buffer import Buffer, Event, Item, texts
 from agents_sdk.deltas import Merger
 from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped, WrongEventLoop
+from agents_sdk.news import News
 from agents_sdk.payloads import AS_GIVEN, Known, complete
+from agents_sdk.voice import Sink, Voice
 from broker import events
 from broker.errors import (
     EventTooLarge,
@@ -33,28 +34,12 @@ from broker.lifecycle import Lifecycle, State
 from broker.redis.client import Receiver
 from broker.redis.publisher import Publication
 from broker.redis.records import Claim
-from broker.redis.store import Limits
+from broker.redis.store import Limits, milliseconds
+
+if TYPE_CHECKING:
+    from agents_sdk.questions import Question
 
 log = structlog.get_logger(__name__)
-
-
-class Sink(Protocol):
-    """Where events go: the broker, or a recording one in tests of agents."""
-
-    def send(self, claim: Claim, publication: Publication, receiver: Receiver) -> None:
-        """One attempt; ``receiver`` gets the event's id as bytes."""
-
-    def send_delta(self, claim: Claim, *, offset: int, text: str, receiver: Receiver) -> None:
-        """One attempt; ``receiver`` gets the text's length after it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Voice:
-    """What a run may say and how long it waits. ``publish_timeout_seconds`` per call."""
-
-    limits: Limits
-    publish_timeout_seconds: float
-    require_all_events: bool = False
 
 
 class Emitter:
@@ -67,6 +52,7 @@ class Emitter:
         self.told: Reason | None = None
         self.loop = asyncio.get_running_loop()
         self.on_lost: Callable[[], None] | None = None
+        self.news = News()
         self._sink, self._voice = sink, voice
         self._envelope = events.Envelope(
             user_id=claim.owner.user,
@@ -88,6 +74,11 @@ class Emitter:
         )
 
     @property
+    def limits(self) -> Limits:
+        """The installation's."""
+        return self._voice.limits
+
+    @property
     def ended(self) -> bool:
         """Whether the terminal event was accepted, or somebody else owns the run."""
         return self.lifecycle.state is State.COMPLETED or self.told is Reason.LOST
@@ -105,6 +96,7 @@ class Emitter:
             self.told = reason
         if reason is Reason.LOST:
             self._cancel_timer()
+        self.news.tell()
 
     def check(self) -> None:
         """Raise :class:`RunStopped` when told to end, :class:`WrongEventLoop` in a wrong loop."""
@@ -135,6 +127,15 @@ class Emitter:
         if event_type != events.AGENT_STARTED and event_type in events.LIFECYCLE:
             self.begin()
         return self._accept(event_type, given)
+
+    def ask(self, question: Question) -> Event:
+        """Say ``input_required``; as :meth:`accept`."""
+        if self._buffer.full:
+            raise self._buffer.unconfirmed()
+        self.begin()
+        payload = question.payload(time.time_ns() // 1_000_000)
+        asked = question.request_id, milliseconds(question.seconds)
+        return self._accept(events.INPUT_REQUIRED, payload, asked=asked)
 
     async def confirmed(self, event: Event) -> str:
         """The event's id, once it is in the log.
@@ -210,6 +211,7 @@ class Emitter:
         """Give up what is not confirmed, and hold nothing any more."""
         self._cancel_timer()
         self._buffer.close()
+        self.news.tell()
 
     def _terminal(self, outcome: Outcome) -> dict[str, Any]:
         response = outcome.response
@@ -237,8 +239,10 @@ class Emitter:
                 payload |= {"status": outcome.status, "response": None, "error": outcome.error}
         return self._accept(events.AGENT_COMPLETED, payload)
 
-    def _accept(self, event_type: str, given: Mapping[str, Any]) -> Event:
-        payload = self._filled(event_type, given)
+    def _accept(
+        self, event_type: str, given: Mapping[str, Any], *, asked: tuple[str, int] | None = None
+    ) -> Event:
+        payload = dict(given) if asked else self._filled(event_type, given)
         events.check_payload(event_type, payload)
         body = self._encoded(event_type, payload)
         self._check_size(event_type, body)
@@ -262,8 +266,10 @@ class Emitter:
                 sent=self.lifecycle.flags,
                 call_opened=opened,
                 call_closed=closed,
+                asked=asked,
                 status=payload["status"] if event_type == events.AGENT_COMPLETED else None,
                 changes=event_type in events.CALLS
+                or asked is not None
                 or state is not self.lifecycle.state
                 or sent != self.lifecycle.flags,
             )

@@ -4,6 +4,7 @@
 
     RuncastError
     ├── RunStopped             this run was told to end; its methods do nothing any more
+    ├── InputExpired           the user did not answer in time
     └── UsageError
         ├── NoCurrentRun       current_run() outside of any run
         └── WrongEventLoop     a run's method was awaited in another event loop than the run's
@@ -37,6 +38,20 @@ class RunStopped(RuncastError):
     def __init__(self, *, run_id: str, reason: Reason) -> None:
         self.run_id, self.reason = run_id, reason
         super().__init__(f"run {run_id} was told to end ({reason}); clean up and return")
+
+
+class InputExpired(RuncastError):
+    """The user did not answer what ``run.ask`` asked in time; nobody can answer it any more.
+
+    The run goes on: decide what no answer means. Left alone, the run fails with code
+    ``input_expired``.
+    """
+
+    def __init__(self, *, run_id: str, prompt: str, seconds: float) -> None:
+        self.run_id, self.prompt, self.seconds = run_id, prompt, seconds
+        super().__init__(
+            f"nobody answered {prompt!r} within {seconds:g} s; catch InputExpired to go on without"
+        )
 
 
 class NoCurrentRun(UsageError):

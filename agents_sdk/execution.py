@@ -18,6 +18,7 @@ from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped
 from agents_sdk.host import Host
 from agents_sdk.run import Run, end_children
+from agents_sdk.time_limit import TimeLimit
 from broker.redis.records import AgentSpec, Claim
 
 log = structlog.get_logger(__name__)
@@ -47,7 +48,8 @@ class Execution:
         voice = replace(host.voice, require_all_events=spec.require_all_events)
         self._emitter = Emitter(claim, host.sink, voice)
         self._emitter.on_lost = partial(self.cancel, Reason.LOST)
-        self.run = Run(claim, self._emitter, host)
+        self._time_limit = TimeLimit(spec.timeout_seconds, partial(self.cancel, Reason.TIMEOUT))
+        self.run = Run(claim, self._emitter, host, self._time_limit)
         self.task: asyncio.Task[Any] | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._timers: list[asyncio.TimerHandle] = []
@@ -66,8 +68,7 @@ class Execution:
             self.task = loop.create_task(self._call(), name=name, context=context)
             self.task.add_done_callback(lambda _: self._end())
             loop.call_soon(self._emitter.begin)
-            if self._spec.timeout_seconds is not None:
-                self._later(self._spec.timeout_seconds, self.cancel, Reason.TIMEOUT)
+            self._time_limit.start()
             await self._over
         try:
             end_children(self.run)
@@ -82,6 +83,7 @@ class Execution:
             if self.task is not None:
                 await asyncio.wait([self.task])
         finally:
+            self._time_limit.end()
             for timer in self._timers:
                 timer.cancel()
 

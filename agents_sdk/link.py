@@ -8,20 +8,23 @@ from typing import Final, get_args
 
 import structlog
 
-from agents_sdk.emitter import Emitter, Voice
+from agents_sdk.emitter import Emitter
 from agents_sdk.errors import Reason
 from agents_sdk.ids import new_id
 from agents_sdk.leases import Leases
 from agents_sdk.outages import delays
+from agents_sdk.voice import Voice
 from broker.channels import Keys
 from broker.config import Durability, Settings
 from broker.errors import (
     BrokerUnavailable,
     ConfigurationError,
     PublishError,
+    Refused,
 )
 from broker.redis.broker import Broker, Limits
 from broker.redis.records import AgentSpec, Claim, RunRequest
+from broker.redis.steering import Look
 from broker.redis.topology import new_client, new_subscriber
 
 log = structlog.get_logger(__name__)
@@ -52,8 +55,13 @@ class Link:
         self.broker = self.sink = Broker(self.client, keys=self.keys, limits=limits)
         self._leases = Leases(self.url, keys=self.keys, limits=limits, name=self.id)
         self._subscriber = new_subscriber(
-            self.url, on_message=self._on_notice, name=f"{self.id} notices"
+            self.url,
+            on_message=self._on_notice,
+            on_restored=lambda _channels: self._wake_all(),
+            name=f"{self.id} notices",
         )
+        self._listening: dict[str, Callable[[], None]] = {}
+        self._taking_back: set[asyncio.Task[None]] = set()
         self._leaving: dict[asyncio.Task[None], Emitter] = {}
 
     async def start(self) -> None:
@@ -114,6 +122,26 @@ class Link:
         """Keep the lease of ``claim``."""
         self._leases.hold(claim, notify)
 
+    def listen(self, claim: Claim, wake: Callable[[], None]) -> None:
+        """For notices of answers, and when some may have been missed, until the run has left."""
+        self._listening[claim.run_id] = wake
+
+    async def look(self, claim: Claim, request_id: str) -> Look:
+        """What became of a question."""
+        return await self.broker.look(claim, request_id)
+
+    def take_back(self, claim: Claim, request_id: str) -> None:
+        """Try to: should Redis be away, the question stays open until its time is over."""
+        task = asyncio.create_task(self._take_back(claim, request_id))
+        self._taking_back.add(task)
+        task.add_done_callback(self._taking_back.discard)
+
+    async def _take_back(self, claim: Claim, request_id: str) -> None:
+        try:
+            await self.broker.look(claim, request_id, take_back=True)
+        except (BrokerUnavailable, Refused) as error:
+            log.debug("question_left_open", run_id=claim.run_id, why=str(error))
+
     def leave(self, claim: Claim, emitter: Emitter) -> asyncio.Task[None]:
         """See the run off: send the rest, however long Redis is away, then let the lease go."""
         task = asyncio.create_task(self._see_off(claim, emitter), name=f"end of {claim.run_id}")
@@ -129,13 +157,20 @@ class Link:
             except PublishError as error:
                 log.warning("run_waits_for_redis", run_id=claim.run_id, why=str(error))
         self._leases.release(claim)
+        self._listening.pop(claim.run_id, None)
         emitter.close()
 
     def _on_notice(self, _channel: bytes, payload: bytes) -> None:
         word, _, rest = payload.decode(errors="replace").partition(" ")
+        _partition, _, run_id = rest.partition(" ")
         if word == "stop":
-            _partition, _, run_id = rest.partition(" ")
             self._leases.tell(run_id, Reason.STOP)
+        elif word == "answer" and (wake := self._listening.get(run_id)) is not None:
+            wake()
+
+    def _wake_all(self) -> None:
+        for wake in self._listening.values():
+            wake()
 
     async def _disconnect(self) -> None:
         await self._leases.stop()

@@ -10,8 +10,9 @@ from typing import Any
 
 import orjson
 
-from agents_sdk.emitter import Emitter, Voice
+from agents_sdk.emitter import Emitter
 from agents_sdk.errors import Reason
+from agents_sdk.voice import Voice
 from broker.codec import head
 from broker.cursor import ZERO, Cursor
 from broker.errors import (
@@ -29,6 +30,7 @@ from broker.lifecycle import State
 from broker.redis.client import Receiver
 from broker.redis.publisher import Publication
 from broker.redis.records import Claim, RunRequest
+from broker.redis.steering import Asked, Look
 from broker.redis.store import Limits
 
 
@@ -41,6 +43,7 @@ class Record:
     ids: list[str] = field(default_factory=list)
     open_calls: set[str] = field(default_factory=set)
     text: str = ""
+    questions: dict[str, Look] = field(default_factory=dict)
 
 
 class RecordingHost:
@@ -57,6 +60,7 @@ class RecordingHost:
         )
         self.events: list[dict[str, Any]] = []
         self.held: dict[str, Callable[[Reason], None]] = {}
+        self._listening: dict[str, Callable[[], None]] = {}
         self._records: dict[str, Record] = {}
         self._newest = ZERO
         self._attempts: set[asyncio.Task[object]] = set()
@@ -106,6 +110,33 @@ class RecordingHost:
         """Remember whom to tell."""
         self.held[claim.run_id] = notify
 
+    def listen(self, claim: Claim, wake: Callable[[], None]) -> None:
+        """Remember whom to wake."""
+        self._listening[claim.run_id] = wake
+
+    async def look(self, claim: Claim, request_id: str) -> Look:
+        """As ``collect.lua``."""
+        record = self._record(claim)
+        if record.state is State.COMPLETED:
+            raise RunClosed(subject=claim.run_id)
+        return record.questions.get(request_id, Look(Asked.UNKNOWN))
+
+    def take_back(self, claim: Claim, request_id: str) -> None:
+        """As ``collect.lua``."""
+        questions = self._record(claim).questions
+        if questions.get(request_id, Look(Asked.UNKNOWN)).asked is Asked.OPEN:
+            del questions[request_id]
+
+    def answer(self, run_id: str, request_id: str, look: Look) -> bool:
+        """What becomes of a question; false when it is not open."""
+        questions = self._records[run_id].questions
+        if questions.get(request_id, Look(Asked.UNKNOWN)).asked is not Asked.OPEN:
+            return False
+        questions[request_id] = look
+        if (wake := self._listening.get(run_id)) is not None:
+            wake()
+        return True
+
     def leave(self, claim: Claim, emitter: Emitter) -> asyncio.Task[None]:
         """See the run off."""
         return asyncio.create_task(self._see_off(claim, emitter))
@@ -118,6 +149,7 @@ class RecordingHost:
             except PublishError:  # as a worker: for however long Redis is away
                 continue
         self.held.pop(claim.run_id, None)
+        self._listening.pop(claim.run_id, None)
         emitter.close()
 
     def send(self, claim: Claim, publication: Publication, receiver: Receiver) -> None:
@@ -165,6 +197,8 @@ class RecordingHost:
             record.open_calls.add(publication.call_opened[0])
         if publication.call_closed is not None:
             record.open_calls.discard(publication.call_closed)
+        if publication.asked is not None:
+            record.questions[publication.asked[0]] = Look(Asked.OPEN)
         record.state = publication.state
         event_id = self._next_id()
         record.ids.append(event_id)

@@ -16,6 +16,8 @@ from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped
 from agents_sdk.host import Host
 from agents_sdk.ids import new_id
+from agents_sdk.questions import Questions
+from agents_sdk.time_limit import TimeLimit
 from broker import events
 from broker.redis.records import Claim, RunRequest
 
@@ -34,8 +36,12 @@ class Run:
     :class:`~broker.errors.EventTooLarge` when the event is wrong; then nothing was sent.
     """
 
-    def __init__(self, claim: Claim, emitter: Emitter, host: Host) -> None:
+    def __init__(
+        self, claim: Claim, emitter: Emitter, host: Host, time_limit: TimeLimit | None = None
+    ) -> None:
         self._claim, self._emitter, self._host = claim, emitter, host
+        self._questions = Questions(emitter, host)
+        self._time_limit = time_limit or TimeLimit(None, lambda: None)
         self._children: set[Scope] = set()
         self.response: Any = None
         """What ``agent_completed`` will carry if the agent returns nothing; ``None`` = the text
@@ -102,6 +108,11 @@ class Run:
         return self._children
 
     @property
+    def time_limit(self) -> TimeLimit:
+        """What is left of the agent's time; for those who carry runs."""
+        return self._time_limit
+
+    @property
     def stop_requested(self) -> bool:
         """Whether the run was told to end, for whatever reason. For loops that never await."""
         return self._emitter.told is not None
@@ -134,6 +145,29 @@ class Run:
         """
         self._emitter.check()
         await self._emitter.write(token)
+
+    async def ask(
+        self,
+        prompt: str,
+        *,
+        schema: dict[str, Any] | None = None,
+        expires_seconds: float | None = None,
+    ) -> Any:
+        """Ask the user, and wait for his answer: any JSON. Do not trust it.
+
+        ``schema``: a JSON Schema that tells clients what to ask for; the answer is not checked
+        against it. ``expires_seconds``: absent = ``RUNCAST_INPUT_SECONDS``. The agent's
+        ``timeout_seconds`` does not count meanwhile, and the run keeps its lease.
+
+        The answer is kept with the run. Should the worker be lost, the next attempt that asks the
+        same, for the same time (the second ``ask("Go on?")`` is not the first), gets it at once:
+        say in the prompt what it is about.
+
+        :raises InputExpired: nobody has answered in time.
+        """
+        self._emitter.check()
+        with self._time_limit.suspended():
+            return await self._questions.ask(prompt, schema=schema, expires_seconds=expires_seconds)
 
     async def emit_event(self, event_type: str, payload: Mapping[str, Any]) -> str:
         """One of the five in its plain form; returns the event's id.
@@ -181,7 +215,8 @@ class Scope:
         self._task = asyncio.current_task()
         claim = await self._host.open_run(self._request)
         self._emitter = emitter = Emitter(claim, self._host.sink, self._host.voice)
-        self._run = run = Run(claim, emitter, self._host)
+        limit = self._parent.time_limit if self._parent is not None else None
+        self._run = run = Run(claim, emitter, self._host, limit)
         self._cancelling = self._task.cancelling() if self._task else 0
         emitter.on_lost = partial(self.cancel, Reason.LOST)
         self._host.hold(claim, self.cancel)

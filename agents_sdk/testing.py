@@ -10,7 +10,7 @@ ordered, time-outs and exceptions end them. Only the place where events go is a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 from agents_sdk.agent import Agent, AgentFunction, declare
 from agents_sdk.errors import Reason
@@ -20,8 +20,11 @@ from agents_sdk.recording import RecordingHost
 from broker import events as kinds
 from broker.channels import Keys, Owner, Scope
 from broker.redis.records import AgentSpec, RunRequest
+from broker.redis.steering import Asked, Look
 
 Event = dict[str, Any]
+
+_EXPECTED: Final = (*kinds.LIFECYCLE, kinds.INPUT_REQUIRED)
 
 
 async def run_agent(
@@ -32,6 +35,7 @@ async def run_agent(
     user_id: str = "test-user",
     thread_id: str = "test-thread",
     stop_at: Callable[[Event], bool] | None = None,
+    answers: Sequence[Any] = (),
 ) -> list[Event]:
     """Run ``agent`` once and return its events as clients get them.
 
@@ -39,10 +43,11 @@ async def run_agent(
 
     ``agent``: what ``@worker.agent`` left, with its declared options, or a bare function. An
     exception of the agent ends its run as ``failed``; it is not raised here. ``stop_at``: the user
-    stops the run at the first event for which it answers true.
+    stops the run at the first event for which it answers true. ``answers``: what the user answers
+    to ``run.ask``, one after the other; a question beyond them expires at once.
     """
     declared = agent if isinstance(agent, Agent) else declare(agent, AgentSpec(name=_name(agent)))
-    host = _StoppingHost(stop_at)
+    host = _User(stop_at, answers)
     owner = Owner("", user_id)
     request = RunRequest(
         run_id=new_id(),
@@ -75,7 +80,7 @@ class Expectation:
         self._every = every
         ours = {each["run_id"] for each in run if each["type"] in kinds.LIFECYCLE}
         self._run = [each for each in run if each["run_id"] in ours]
-        self._left = [each for each in self._run if each["type"] in kinds.LIFECYCLE]
+        self._left = [each for each in self._run if each["type"] in _EXPECTED]
 
     def started(self, message: str | None = None) -> Self:
         """``agent_started``; with a message that contains the text."""
@@ -108,6 +113,11 @@ class Expectation:
             self._fail(f"tool {name!r} with result {result!r}, not {payload['result']!r}")
         return self
 
+    def asked(self, prompt: str | None = None) -> Self:
+        """``input_required``; with a prompt that contains the text."""
+        self._contains(self._next(kinds.INPUT_REQUIRED), "prompt", prompt)
+        return self
+
     def completed(
         self, status: str = kinds.SUCCEEDED, *, response: Any = ..., error: str | None = None
     ) -> Self:
@@ -130,7 +140,7 @@ class Expectation:
         return self
 
     def nothing_else(self) -> Self:
-        """Every lifecycle event of the run was named."""
+        """Every lifecycle event and every question of the run was named."""
         if self._left:
             self._fail("nothing else")
         return self
@@ -155,7 +165,7 @@ class Expectation:
     def _fail(self, expected: str) -> NoReturn:
         lines = [f"expected {expected}"]
         for each in self._run:
-            if each["type"] in kinds.LIFECYCLE:
+            if each["type"] in _EXPECTED:
                 mark = "→" if self._left and each is self._left[0] else " "
                 lines.append(f"{mark} {each['seq']:>3} {each['type']} {each['payload']}")
         if not self._left:
@@ -163,12 +173,12 @@ class Expectation:
         raise AssertionError("\n".join(lines))
 
 
-class _StoppingHost(RecordingHost):
-    """Tells a run to stop when an event says so."""
+class _User(RecordingHost):
+    """Stops the run when an event says so, and answers what it asks."""
 
-    def __init__(self, stop_at: Callable[[Event], bool] | None) -> None:
+    def __init__(self, stop_at: Callable[[Event], bool] | None, answers: Sequence[Any]) -> None:
         super().__init__()
-        self._stop_at = stop_at
+        self._stop_at, self._answers = stop_at, iter(answers)
 
     def recorded(self, event: Event) -> None:
         super().recorded(event)
@@ -176,6 +186,10 @@ class _StoppingHost(RecordingHost):
             self._stop_at = None
             for notify in list(self.held.values()):
                 notify(Reason.STOP)
+        elif event["type"] == kinds.INPUT_REQUIRED:
+            looks = (Look(Asked.ANSWERED, answer) for answer in self._answers)
+            look = next(looks, Look(Asked.EXPIRED))
+            self.answer(event["run_id"], event["payload"]["request_id"], look)
 
 
 def _name(function: AgentFunction) -> str:

@@ -154,7 +154,7 @@ class Keys:
         )
 
     def run(self, partition: int, run_id: str) -> bytes:
-        """Hash: a run's registration, state and fence."""
+        """Hash: a run's registration, state, fence, questions and answers."""
         return self._key(partition, "run", encode_id(run_id))
 
     def text(self, partition: int, run_id: str) -> bytes:

@@ -209,6 +209,9 @@ class Settings(BaseSettings):
     stop_deadline_seconds: Positive = Field(
         default=10, description="1 or more: a stopped run that has not ended by then is cancelled"
     )
+    input_seconds: Positive = Field(
+        default=900, description="1 or more: how long a run that asks its user waits by default"
+    )
     drain_seconds: int = Field(
         default=30, ge=0, description="0 or more: time to finish after SIGTERM"
     )

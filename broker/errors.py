@@ -9,7 +9,7 @@
     │   └── ConfigurationError   a setting that cannot work
     ├── Refused                  the broker looked at it and said no; nothing was written
     │   ├── RunNotFound  NotOwner  Fenced  RunClosed  SequenceGap
-    │   ├── CallNotOpen  EventTooLarge
+    │   ├── CallNotOpen  EventTooLarge  NotWaiting
     │   ├── UnknownAgent  QueueFull  ThreadBusy  RunExists
     │   └── LimitReached
     ├── BrokerUnavailable        Redis cannot be reached, or did not answer in time
@@ -115,6 +115,12 @@ class CallNotOpen(Refused):
     code = "CALL_NOT_OPEN"
 
 
+class NotWaiting(Refused):
+    """An answer to what the run does not ask (any more); the detail says why."""
+
+    code = "NOT_WAITING"
+
+
 class EventTooLarge(Refused):
     """The encoded event is over ``max_event_bytes``."""
 
@@ -164,7 +170,7 @@ REFUSALS: dict[str, type[Refused]] = {
     kind.code: kind
     for kind in (
         RunNotFound, NotOwner, Fenced, RunClosed, SequenceGap, CallNotOpen, EventTooLarge,
-        UnknownAgent, QueueFull, ThreadBusy, RunExists, LimitReached,
+        NotWaiting, UnknownAgent, QueueFull, ThreadBusy, RunExists, LimitReached,
     )
 }  # fmt: skip
 """Script code → error class."""

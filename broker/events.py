@@ -31,6 +31,8 @@ CALLS: Final = frozenset({TOOL_EXECUTING, TOOL_COMPLETED})
 AGENT_DELTA: Final = "agent_delta"
 INPUT_REQUIRED: Final = "input_required"
 USER_MESSAGE: Final = "user_message"
+USER_INPUT: Final = "user_input"
+STOP_REQUESTED: Final = "stop_requested"
 
 SUCCEEDED: Final = "succeeded"
 FAILED: Final = "failed"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the tables and diagrams of these pages from the code's own tables.
+"""Writes the tables and diagrams of these pages, and the browser's types, from the code's tables.
 
 Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page belongs to this program. Run it
 after a change of one of the tables: ``python docs/generate.py``. It prints the pages that it
@@ -30,6 +30,7 @@ from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from broker.limits import LIMITS  # noqa: E402
 from compose.redis import rights  # noqa: E402
+from docs import generate_types  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
 from tests.benchmarks import targets  # noqa: E402
@@ -301,6 +302,10 @@ def main() -> None:
         if after != before:
             page.write_text(after, encoding="utf-8")
             sys.stdout.write(f"{page.relative_to(ROOT)}\n")
+    types = generate_types.event_types()
+    if generate_types.FILE.read_text(encoding="utf-8") != types:
+        generate_types.FILE.write_text(types, encoding="utf-8")
+        sys.stdout.write(f"{generate_types.FILE.relative_to(ROOT)}\n")
 
 
 def _key(raw: bytes) -> str:

@@ -188,14 +188,20 @@ def chat(
     mode: ModeOption = "main",
     level: Level = None,
     thread: Thread = None,
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Answers what the run asks; once for each question."),
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Send one message and show its events until the run ends.
 
-    Exit status 0 only when the run succeeded. Ctrl-C leaves the run going.
+    A run that asks is answered from --answer, then from the terminal. Exit status 0 only when the
+    run succeeded. Ctrl-C leaves the run going.
     """
     from gateway.client import ChatClient
+    from gateway.replies import Replies
     from gateway.terminal import ask
 
     settings = _settings(None, url=url)
@@ -207,7 +213,11 @@ def chat(
         thread_id=thread if mode != "legacy" else None,
     )
     content = sys.stdin.read() if text == "-" else text
-    succeeded = asyncio.run(ask(client, content, thread=thread, agent=agent, as_json=as_json))
+    typed = text != "-" and not as_json and sys.stdin.isatty()
+    replies = Replies(answer or (), typed=typed)
+    succeeded = asyncio.run(
+        ask(client, content, thread=thread, agent=agent, as_json=as_json, replies=replies)
+    )
     sys.exit(0 if succeeded else 1)
 
 

@@ -175,7 +175,7 @@ class ChatClient:
         await self._ask("stop_agent", {"run_id": run_id})
 
     async def answer(self, run_id: str, request_id: str, content: object) -> None:
-        """Answer an ``input_required``."""
+        """Answer an ``input_required``. :raises Rejected: the run does not ask this (any more)."""
         asked = {"run_id": run_id, "request_id": request_id, "content": content}
         await self._ask("user_input", asked)
 

@@ -6,6 +6,7 @@
     ├── Rejected            the gateway answered a frame with an error; the connection goes on
     ├── ConnectionRefused   no connection was made
     ├── Closed              the connection is over for good
+    ├── Unanswered          the run asks, and there is nobody to answer
     └── BadFrame            the gateway sent what the protocol does not know
 """
 
@@ -52,6 +53,17 @@ class Closed(ChatError):
     def __init__(self, code: int, name: str) -> None:
         self.code, self.name = code, name
         super().__init__(f"closed with {code} ({name})")
+
+
+class Unanswered(ChatError):
+    """The run asks its user, and ``runcast chat`` has nobody to ask. The run waits on."""
+
+    def __init__(self, prompt: str, expires_at: str) -> None:
+        self.prompt, self.expires_at = prompt, expires_at
+        super().__init__(
+            f"the run asks {prompt!r} and waits until {expires_at}; answer it from another client, "
+            "or give --answer TEXT, once for each question"
+        )
 
 
 class BadFrame(ChatError):

@@ -25,6 +25,7 @@ from broker.channels import Channel, Owner
 from broker.errors import (
     BrokerUnavailable,
     LimitReached,
+    NotWaiting,
     QueueFull,
     Refused,
     RunNotFound,
@@ -59,6 +60,7 @@ _CODES: Final[dict[type[Refused], tuple[str, bool]]] = {
     QueueFull: ("queue_full", True),
     ThreadBusy: ("queue_full", True),
     RunNotFound: ("run_not_found", False),
+    NotWaiting: ("not_allowed", False),
 }
 """Refusal → error code, and whether the same request may succeed later."""
 
@@ -196,6 +198,14 @@ class Commands:
         if state is not State.COMPLETED:
             await self._tried(lambda: self._end_unclaimed(owner, run_id))
         return state
+
+    async def answer(self, owner: Owner, run_id: str, request_id: str, content: Any) -> None:
+        """Answer what a run asked: the first answer counts, and the same one again is that one.
+
+        Refused with ``not_allowed``, and why, when the run does not wait for it (any more).
+        """
+        # Tried again until the deadline, lost replies included.
+        await self._tried(lambda: self._broker.answer_run(owner, run_id, request_id, content))
 
     async def channel(self, owner: Owner, run_id: str) -> Channel:
         """The channel of a run of this owner."""

@@ -76,6 +76,15 @@ def _input(payload: Mapping[str, Any]) -> tuple[str, str, str]:
     return "?", "yellow", str(payload.get("prompt", ""))
 
 
+def _answer(payload: Mapping[str, Any]) -> tuple[str, str, str]:
+    return "»", "blue", _json(payload.get("content"))
+
+
+def _stop(payload: Mapping[str, Any]) -> tuple[str, str, str]:
+    del payload
+    return "»", "blue", "stop"
+
+
 def _resync(payload: Mapping[str, Any]) -> tuple[str, str, str]:
     return "!", "red", f"{payload.get('reason')}: events may be missing or come again"
 
@@ -97,6 +106,8 @@ _SHOWN: Final[Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str, str]]]]
     events.AGENT_COMPLETED: _completed,
     events.USER_MESSAGE: _message,
     events.INPUT_REQUIRED: _input,
+    events.USER_INPUT: _answer,
+    events.STOP_REQUESTED: _stop,
     "resync": _resync,
     "error": _failure,
 }

@@ -101,8 +101,8 @@ class Conversation:
             case session.Detach():
                 await self._detach(command)
             case session.UserInput():
-                await commands.run(owner, command.run_id)
-                raise FrameError("not_allowed", "the run does not wait for input", bad=False)
+                await commands.answer(owner, command.run_id, command.request_id, command.content)
+                self._socket.answer("ok", command.ref, {})
             case session.AuthRefresh():
                 await self._refresh(command)
 

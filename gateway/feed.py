@@ -59,9 +59,9 @@ class Feed:
     """One channel that this gateway listens to.
 
     ``texts``: bytes of streamed text heard of, by open run. ``missed_texts``: deltas heard while
-    the kept text of their run is read. ``batch``: events heard in this read and not delivered yet,
-    of a channel with many readers. ``seen``: where it was at the last tick of the tail check,
-    and ``quiet_ticks``: for how many it has been there.
+    the kept text of their run is read, from the one on that showed a hole. ``batch``: events heard
+    in this read and not delivered yet, of a channel with many readers. ``seen``: where it was at
+    the last tick of the tail check, and ``quiet_ticks``: for how many it has been there.
     """
 
     channel: Channel

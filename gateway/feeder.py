@@ -130,6 +130,8 @@ class Feeder:
                     continue
                 joining.deltas = []
                 texts = await self._broker.open_texts(feed.channel)
+                if texts and not await self._read_before(feed, socket, joining):
+                    return
             except BrokerUnavailable:
                 # The socket stays; readiness tells, and the next restoration goes on from here.
                 await asyncio.sleep(RETRY_SECONDS)
@@ -149,6 +151,20 @@ class Feeder:
             self.flush()
             socket.flush()
             return
+
+    async def _read_before(self, feed: Feed, socket: Socket, joining: Joining) -> bool:
+        """What was said before the text that was just read comes before it, heard or not.
+
+        False when the socket is gone.
+        """
+        (end,) = await self._broker.ends([feed.channel])
+        follower = joining.follower
+        if end is not None and end > follower.position:
+            follower.lose_touch()
+        while not follower.level:
+            if not await self._read_on(feed, socket, joining):
+                return False
+        return True
 
     async def _read_on(self, feed: Feed, socket: Socket, joining: Joining) -> bool:
         """One page of the log to one socket. False when the socket is gone."""

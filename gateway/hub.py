@@ -351,7 +351,23 @@ class Hub:
         elif offset in (0, known):
             self.emit_delta(feed, delta)
         elif known is None or following > known:
+            feed.missed_texts[delta.run] = [delta]
             self._needs.refill(feed, delta.run)
+
+    def refilled(self, feed: Feed, run: bytes, text: Entry | None) -> None:
+        """The run's kept text; what was kept back continues it.
+
+        It reaches no further than what was said before all that is still to be heard.
+        """
+        heard = feed.missed_texts.pop(run)
+        if run not in feed.open_runs:
+            return  # it ended meanwhile: the terminal event has the response
+        if text is not None:
+            self.emit_delta(feed, text)
+        # One that does not continue it is of an attempt before, or the text was lost.
+        continued = heard and int(heard[0].seq) == feed.texts.get(run)
+        for delta in heard if continued else heard[1:]:
+            self.hear_delta(feed, delta)
 
     def _write_delta(
         self, feed: Feed, member: Member, delta: Entry, plain: bytes | None = None

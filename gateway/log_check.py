@@ -97,7 +97,9 @@ class LogCheck:
                 cut_off = end is not None and end < feed.follower.position
                 self._repairs.repair(feed, cut_off=cut_off)
             for run in list(feed.texts):
-                self._repairs.refill(feed, run)
+                if run not in feed.missed_texts:
+                    feed.missed_texts[run] = []
+                    self._repairs.refill(feed, run)
         self._repairs.flush()
 
     def _is_open(self, feed: Feed) -> bool:

@@ -241,25 +241,30 @@ class Relay:
             self._repairing.discard(feed.channel.live)
 
     def refill(self, feed: Feed, run: bytes) -> None:
-        """A delta was missed: read the kept text, once; what is heard meanwhile continues it."""
-        if run not in feed.missed_texts:
-            feed.missed_texts[run] = []
-            self._spawn(self._refill(feed, run))
+        """Text was, or may have been, missed: read what is kept. Once: see ``missed_texts``."""
+        self._spawn(self._refill(feed, run))
 
     async def _refill(self, feed: Feed, run: bytes) -> None:
-        text = None
+        """What was said before the text comes before it, so no more is given than that allows.
+
+        Up to the delta that showed the hole. Without one, after an interruption: all, once the feed
+        is where the log was then. From the beginning: sockets may have that of an attempt before.
+        """
+        until = next((int(delta.seq) for delta in feed.missed_texts[run]), None)
+        end = None
         try:
             async with self._reads:
                 text = await self.broker.text(feed.channel, run.decode())
-        finally:
-            heard = feed.missed_texts.pop(run)
-        if run not in feed.open_runs:
-            return  # it ended meanwhile: the terminal event has the response
-        if text is not None:
-            # All of it: what the sockets have may be the text of an attempt before.
-            self.hub.emit_delta(feed, text.delta(0))
-        for delta in heard:
-            self.hub.hear_delta(feed, delta)
+                if until is None:
+                    (end,) = await self.broker.ends([feed.channel])
+            while self.hub.feed(feed.channel) is feed and not _has(feed, end):  # noqa: ASYNC110
+                await asyncio.sleep(RETRY_SECONDS)  # seldom: events were missed as well
+        except BaseException:
+            del feed.missed_texts[run]
+            raise
+        if text is not None and until is not None:
+            text = text.until(until)
+        self.hub.refilled(feed, run, text.delta(0) if text is not None else None)
         self.flush()
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
@@ -318,3 +323,8 @@ class Relay:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, BrokerUnavailable):
             log.error("relay_task_failed", exc_info=error)
+
+
+def _has(feed: Feed, end: Cursor | None) -> bool:
+    follower = feed.follower
+    return follower.level and (end is None or end <= follower.position)

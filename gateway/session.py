@@ -180,6 +180,11 @@ def message(ref: object, payload: dict[str, Any]) -> SendMessage:
     return _message(named, payload)
 
 
+def user_input(run_id: str, payload: dict[str, Any]) -> UserInput:
+    """A ``user_input``'s payload, for this run; :class:`FrameError` when it is none."""
+    return _input(None, {**payload, "run_id": run_id})
+
+
 def _command(kind: str, ref: str | None, payload: dict[str, Any]) -> Command:
     read = COMMANDS.get(kind)
     if read is None:
@@ -211,6 +216,8 @@ def _input(ref: str | None, payload: dict[str, Any]) -> UserInput:
     request_id = _checked(payload, "request_id", ref=ref)
     if "content" not in payload:
         raise FrameError("bad_frame", "content is required", ref=ref)
+    if _too_deep(payload["content"]):
+        raise FrameError("bad_frame", f"nested deeper than {MAX_NESTING} levels", ref=ref)
     return UserInput(ref, run_id, request_id, payload["content"])
 
 

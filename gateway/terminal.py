@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import Any
 
@@ -11,24 +12,48 @@ from rich.console import Console
 from broker import events
 from gateway.client import ChatClient
 from gateway.console import show_delta, show_event
+from gateway.replies import Questions, Replies
 from gateway.requests import CONTROL
 
 
 async def ask(
-    client: ChatClient, content: str, *, thread: str | None, agent: str | None, as_json: bool
+    client: ChatClient,
+    content: str,
+    *,
+    thread: str | None,
+    agent: str | None,
+    as_json: bool,
+    replies: Replies,
 ) -> bool:
-    """Send one message and print its run's events; whether the run succeeded."""
+    """Send one message and print its run's events; whether the run succeeded.
+
+    What the run asks is answered by ``replies``.
+
+    :raises Unanswered: they do not know an answer. The run waits on.
+    """
     screen = _Screen(as_json=as_json)
     async with client as chat:
         run = await chat.send(content, thread_id=thread, agent=agent)
-        async for event in chat.events():
-            told = event["type"] in CONTROL  # a resync, or an error that nobody awaits
-            if not told and run.id not in (event.get("run_id"), event.get("parent_run_id")):
-                continue
-            screen.show(event)
-            if event["type"] == events.AGENT_COMPLETED and event["run_id"] == run.id:
-                payload: dict[str, Any] = event.get("payload") or event["data"]
-                return bool(payload["status"] == "succeeded")
+        questions = Questions(chat.answer, replies)
+        reading = asyncio.create_task(_read(chat, run.id, screen, questions))
+        try:
+            await asyncio.wait({reading, questions.failed}, return_when=asyncio.FIRST_COMPLETED)
+            return await (reading if reading.done() else questions.failed)
+        finally:
+            reading.cancel()
+            questions.end()
+
+
+async def _read(chat: ChatClient, run_id: str, screen: _Screen, questions: Questions) -> bool:
+    async for event in chat.events():
+        told = event["type"] in CONTROL  # a resync, or an error that nobody awaits
+        if not told and run_id not in (event.get("run_id"), event.get("parent_run_id")):
+            continue
+        screen.show(event)
+        questions.note(event)
+        if event["type"] == events.AGENT_COMPLETED and event["run_id"] == run_id:
+            payload: dict[str, Any] = event.get("payload") or event["data"]
+            return bool(payload["status"] == "succeeded")
     return False
 
 

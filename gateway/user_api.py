@@ -83,6 +83,16 @@ async def stop(request: web.Request) -> web.Response:
     return json_response({"run_id": run_id}, status=202)
 
 
+async def answer(request: web.Request) -> web.Response:
+    """``POST /api/v1/runs/{id}/input``: answer what the run asked; the first answer counts."""
+    node = request.app[NODE]
+    identity = await user_of(node, request)
+    fields = await read_object(request, "request_id", "content")
+    command = session.user_input(request.match_info["id"], fields)
+    await node.commands.answer(identity.owner, command.run_id, command.request_id, command.content)
+    return json_response({"run_id": command.run_id}, status=202)
+
+
 async def events(request: web.Request) -> web.Response:
     """``GET /api/v1/history``: a page of a channel's events, from a cursor on."""
     node = request.app[NODE]
@@ -198,6 +208,7 @@ ROUTES: Final = (
     ("POST", f"{PREFIX}/messages", message),
     ("GET", f"{PREFIX}/runs/{{id:[^/]+}}", run),
     ("POST", f"{PREFIX}/runs/{{id:[^/]+}}/stop", stop),
+    ("POST", f"{PREFIX}/runs/{{id:[^/]+}}/input", answer),
     ("GET", f"{PREFIX}/history", events),
     ("GET", f"{PREFIX}/threads", threads),
     ("GET", f"{PREFIX}/threads/{{id:[^/]+}}", thread),

@@ -9,11 +9,12 @@ from broker.redis.orders import Orders
 from broker.redis.overdue import Overdue
 from broker.redis.publisher import EventPublisher
 from broker.redis.revocations import Revocations
+from broker.redis.steering import Steering
 from broker.redis.store import Limits
 from broker.redis.threads import Threads
 
 
-class Broker(EventPublisher, Overdue, Agents, Figures, Log, Orders, Revocations, Threads):
+class Broker(EventPublisher, Overdue, Agents, Figures, Log, Orders, Revocations, Steering, Threads):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 

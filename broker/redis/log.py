@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from broker.channels import Channel
@@ -28,6 +28,10 @@ class Text:
     agent: str
     head: bytes
     text: bytes
+
+    def until(self, size: int) -> Text:
+        """Its first ``size`` bytes, or fewer: all there are, and never a part of a character."""
+        return replace(self, text=self.text[:size].decode(errors="ignore").encode())
 
     def delta(self, offset: int) -> Entry:
         """The text from byte ``offset`` on, as one live delta."""

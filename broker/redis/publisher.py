@@ -22,8 +22,9 @@ from broker.redis.store import Limits, random_step
 class Publication:
     """One event, encoded, with what its run's hash must say after it.
 
-    ``changes``: false when ``state`` and ``sent`` are those of the event before and no call opens
-    or closes. It is the rule rather than the exception, and costs Redis less.
+    ``changes``: false when ``state`` and ``sent`` are those of the event before, no call opens or
+    closes, and nothing is asked. It is the rule rather than the exception, and costs Redis less.
+    ``asked``: request id, and for how many milliseconds it can be answered.
     """
 
     seq: int
@@ -33,6 +34,7 @@ class Publication:
     sent: str
     call_opened: tuple[str, str] | None = None
     call_closed: str | None = None
+    asked: tuple[str, int] | None = None
     status: str | None = None
     changes: bool = True
 
@@ -120,9 +122,9 @@ class EventPublisher(Runs):
             self._script_limits,
         ]
         if publication.changes:
-            call_id, tool = publication.call_opened or ("", "")
+            opened, about = publication.call_opened or publication.asked or ("", "")
             closed, status = publication.call_closed or "", publication.status or ""
-            args += (publication.state, publication.sent, call_id, tool, closed, status)
+            args += (publication.state, publication.sent, opened, about, closed, status)
             args.append(claim.run_id)
         if publication.status is not None:
             keys += (

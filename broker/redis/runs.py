@@ -13,7 +13,6 @@ from broker.channels import Channel, Owner, Scope
 from broker.codec import head
 from broker.errors import RunNotFound
 from broker.events import USER_MESSAGE, encode, timestamp
-from broker.lifecycle import State
 from broker.redis import scripts
 from broker.redis.quotas import Quotas
 from broker.redis.records import (
@@ -130,25 +129,6 @@ class Runs(Quotas):
             ],
         )
         return reply
-
-    async def stop_run(self, owner: Owner, run_id: str) -> State:
-        """Ask a run to stop: idempotent, before it starts, while it runs, and with its worker dead.
-
-        Its worker is told at once and again with its next renewal; a run that no worker has is
-        ended here and now by the caller through :meth:`take_over`. Raises RunNotFound, also for a
-        run of
-        somebody else. Returns the state before.
-        """
-        partition = self.keys.partition(owner)
-        state, worker = await self._run_script(
-            scripts.STOP,
-            [self.keys.run(partition, run_id), self.keys.leases(partition)],
-            [run_id, owner.token, milliseconds(self.limits.stop_deadline_seconds)],
-        )
-        if worker:
-            notice = b"stop " + str(partition).encode() + b" " + run_id.encode()
-            await self.client.publish(self.keys.control(worker.decode()), notice)
-        return State(state.decode())
 
     async def run(self, owner: Owner, run_id: str) -> dict[str, Any]:
         """What ``GET /api/v1/runs/{id}`` answers (protocol section 7).

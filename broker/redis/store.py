@@ -38,6 +38,7 @@ class Limits:
     lease_seconds: float = 15.0
     queue_timeout_seconds: float = 60.0
     stop_deadline_seconds: float = 10.0
+    input_seconds: float = 900.0
     audit_ttl_seconds: int = 90 * 86_400
     durability: Durability = "acknowledged"
 
@@ -51,6 +52,7 @@ class Limits:
             lease_seconds=settings.lease_seconds,
             queue_timeout_seconds=settings.queue_timeout_seconds,
             stop_deadline_seconds=settings.stop_deadline_seconds,
+            input_seconds=settings.input_seconds,
             audit_ttl_seconds=settings.audit_ttl_seconds,
             durability=settings.durability,
         )

@@ -176,6 +176,8 @@ class Speaker:
             claim = voice.claim
             run, text = (make(claim.partition, claim.run_id) for make in (keys.run, keys.text))
             gone += [claim.channel.log, claim.channel.open, run, text]
+            gone += [make(claim.owner) for make in (keys.runs, keys.threads)]
+            gone.append(keys.bucket(claim.owner, "connects_per_second"))
         for begin in range(0, len(gone), AT_ONCE):
             await client.execute_many([("DEL", key) for key in gone[begin : begin + AT_ONCE]])
         words = ("total", "incomplete", "published", *events.STATUSES)

@@ -6,12 +6,14 @@
 import { FrameList } from "./frames.js";
 import { element, setText, stamp } from "./dom.js";
 import { RuncastClient, newId } from "./runcast.js";
-import { Conversation } from "./runs.js";
+import { Conversation, asText } from "./runs.js";
+import { Threads, drawThreads } from "./threads.js";
 import { Timeline } from "./timeline.js";
 
 const FIRST_THREAD = "chat-1";
 const FOLLOW_WITHIN_PX = 80; // nearer to the end than this, the view follows new events
 const WIDE_PANE_PX = 560;
+const SHORT_ABSENCE_MS = 2_000; // of which nobody needs to be told, if nothing was missed
 
 const STATE_WORDS = {
   idle: "Dropped",
@@ -84,6 +86,8 @@ export class Pane {
   #followNext = false;
   #resumedEvents = 0;
   #wasLive = false;
+  #awaySince = 0;
+  #threads = null;
 
   /**
    * @param {import("./access.js").Access} access
@@ -145,7 +149,8 @@ export class Pane {
     part.mode.value = mode;
     part.level.value = level;
     part.thread.value = thread;
-    part.scope.open = this.root.clientWidth >= WIDE_PANE_PX;
+    part.threads.open = part.scope.open = this.root.clientWidth >= WIDE_PANE_PX;
+    this.#threads = new Threads(person.id, () => this.#showThreads());
     this.#openChat();
     part.question.focus({ preventScroll: true });
   }
@@ -154,6 +159,8 @@ export class Pane {
     this.#chat?.close();
     this.#chat = null;
     this.#person = null;
+    if (!this.#access.demo) this.#threads?.forget();
+    this.#threads?.close();
     this.#memory.write({ person: undefined, token: undefined });
     this.#offerLogin();
     setText(this.#part.loginProblem, problem);
@@ -188,7 +195,7 @@ export class Pane {
     const on = (type, act) => chat.on(type, (event, context) => chat === this.#chat && act(event, context));
     on("*", (frame) => this.#frames.add(frame));
     on("state", (change) => this.#showState(change));
-    for (const type of ["event", "user_message", "input_required"]) on(type, (event, context) => this.#take(event, context));
+    for (const type of ["event", "user_message", "user_input", "stop_requested", "input_required"]) on(type, (event, context) => this.#take(event, context));
     on("agent_delta", (event, { text }) => this.#conversation.write(event, text) && this.#redraw());
     on("resync", ({ payload }) => this.#timeline.notice(RESYNC_WORDS[payload.reason] ?? "Some events may be missing here."));
     on("draining", () => this.#timeline.notice("The server is about to restart. This page will come back by itself."));
@@ -200,15 +207,25 @@ export class Pane {
   #take(event, { origin }) {
     const resumed = origin === "resumed";
     if (resumed) this.#resumedEvents += 1;
+    if (event.type === "user_message") this.#noteThread(event);
+    if (origin === "local") {
+      this.#conversation.ask(event.payload.message_id, event.payload.content);
+      return this.#redraw(true);
+    }
     this.#conversation.apply(event, resumed);
     this.#redraw();
   }
 
-  #showState({ state, previous, code, reason, retryInMs }) {
+  #noteThread({ thread_id: thread, payload, timestamp }) {
+    const content = asText(payload.content?.text ?? payload.content, 0);
+    if (this.#threads.note(thread, content, timestamp ? Date.parse(timestamp) : Date.now())) this.#showThreads();
+  }
+
+  #showState({ state, previous, code, reason, retryInMs, offline }) {
     const { pill, drop, dropWord, dropRest, send } = this.#part;
     const seconds = Math.round((retryInMs ?? 0) / 1000);
     pill.dataset.state = state;
-    setText(pill, state === "waiting" && seconds > 1 ? `Reconnecting in ${seconds} s` : STATE_WORDS[state]);
+    setText(pill, offline ? "Offline" : state === "waiting" && seconds > 1 ? `Reconnecting in ${seconds} s` : STATE_WORDS[state]);
     const away = state === "idle" || state === "stopped";
     drop.dataset.act = away ? "return" : "drop";
     setText(dropWord, away ? "Come back" : "Drop");
@@ -219,13 +236,14 @@ export class Pane {
     if (state === "stopped") this.#stopped(code, reason);
     if (state === "live") this.#backOrHere();
     const lost = previous === "live" && state !== "live";
+    if (lost) this.#awaySince = Date.now();
     if (lost && this.#part.mode.value === "legacy") this.#conversation.loseTrack();
     this.#redraw();
   }
 
   #backOrHere() {
-    if (this.#wasLive) {
-      const count = this.#resumedEvents;
+    const count = this.#resumedEvents;
+    if (count > 0 || (this.#wasLive && Date.now() - this.#awaySince > SHORT_ABSENCE_MS)) {
       const came = this.#part.mode.value === "legacy" ? "What happened meanwhile cannot be shown in this mode."
         : count === 0 ? "Nothing happened meanwhile."
         : count === 1 ? "One event came meanwhile." : `${count} events came meanwhile.`;
@@ -257,10 +275,7 @@ export class Pane {
       part.drop.dataset.act === "return" ? this.#chat.connect() : this.#chat.disconnect());
     part.scopeForm.addEventListener("submit", (event) => event.preventDefault());
     part.scopeForm.addEventListener("change", ({ target }) => target !== part.agent && this.#changeScope());
-    part.newThread.addEventListener("click", () => {
-      part.thread.value = `chat-${newId().slice(0, 6)}`;
-      this.#changeScope();
-    });
+    part.newThread.addEventListener("click", () => this.#goToThread(`chat-${newId().slice(0, 6)}`));
     part.composer.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#ask();
@@ -299,8 +314,6 @@ export class Pane {
     this.#fitQuestion();
     const id = newId();
     const [chat, conversation] = [this.#chat, this.#conversation];
-    conversation.ask(id, content);
-    this.#redraw(true);
     try {
       const { run_id: runId } = await chat.send(content, { id, agent: agent.value || undefined });
       conversation.accept(id, runId);
@@ -310,12 +323,15 @@ export class Pane {
     this.#redraw();
   }
 
+  /** Whether it worked; what did not is told. */
   async #act(promise, otherwise) {
     try {
       await promise;
+      return true;
     } catch (error) {
       otherwise?.();
       if (this.#chat?.state !== "closed") this.#timeline.notice(`That did not work: ${error.message}`, "bad");
+      return false;
     }
   }
 
@@ -333,6 +349,23 @@ export class Pane {
     return { mode: mode.value, level: level.value, thread: threaded ? thread.value.trim() : "" };
   }
 
+  #goToThread(id) {
+    const { thread, threads, question } = this.#part;
+    if (id === thread.value) return;
+    thread.value = id;
+    if (this.root.clientWidth < WIDE_PANE_PX) threads.open = false; // it covers the conversation there
+    this.#changeScope();
+    question.focus({ preventScroll: true });
+  }
+
+  #showThreads() {
+    const { threadList, threadName } = this.#part;
+    const { thread } = this.#scope();
+    const { all } = this.#threads;
+    drawThreads(threadList, all, thread, (id) => this.#goToThread(id));
+    setText(threadName, all.find(({ id }) => id === thread)?.title ?? "");
+  }
+
   #changeScope() {
     this.#memory.write({ mode: this.#part.mode.value, level: this.#part.level.value, thread: this.#part.thread.value.trim() });
     this.#openChat();
@@ -342,7 +375,8 @@ export class Pane {
     const { mode, level, thread } = this.#scope();
     const part = this.#part;
     part.levelField.hidden = mode !== "factory";
-    part.threadField.hidden = mode !== "main" && mode !== "factory";
+    part.threadField.hidden = part.threads.hidden = mode !== "main" && mode !== "factory";
+    this.#showThreads();
     part.thread.placeholder = mode === "factory" ? "a new thread" : "all threads";
     const hint = SCOPE_HINTS[mode === "factory" ? level : mode];
     setText(part.scopeHint, hint(this.#person.name, thread));

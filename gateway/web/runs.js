@@ -94,15 +94,27 @@ const APPLY = {
     run.missing = payload.missing ?? [];
     run.durationMs = payload.duration_ms ?? null;
     for (const item of run.items) {
-      if (item.kind === "input") item.open = false;
+      if (item.kind === "input") item.open = false; // nobody waits for the answer any more
       if (item.state === "running") item.state = "unfinished"; // its worker is gone and could not close it
     }
   },
 
   input_required(run, { payload }, resumed) {
-    const { request_id: requestId, prompt, schema } = payload;
-    if (run.items.some((item) => item.requestId === requestId)) return;
-    run.items.push({ kind: "input", requestId, prompt, schema, open: true, resumed });
+    const { request_id: requestId, prompt, schema, expires_at: expiresAt } = payload;
+    const asked = run.items.find((item) => item.requestId === requestId && !item.void);
+    // Asked again after its worker was lost: it can be answered for longer.
+    if (asked) Object.assign(asked, { open: true, expiresAt });
+    else run.items.push({ kind: "input", requestId, prompt, schema, expiresAt, open: true, resumed });
+  },
+
+  user_input(run, { payload }) {
+    for (const item of run.items) {
+      if (item.requestId === payload.request_id) Object.assign(item, { open: false, answer: payload.content });
+    }
+  },
+
+  stop_requested(run) {
+    run.stopping = true;
   },
 };
 

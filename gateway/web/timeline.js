@@ -29,11 +29,12 @@ const ENDINGS = {
 const SHORT_VALUE = 60; // characters that still read well beside their name
 const PROSE_LINES = 2; // a question of more is data that was pasted
 const MOST_FIELDS = 12; // of a record that is not shown as JSON
+const MOST_CHOICES = 8; // of an answer, as buttons
 
 /**
  * @typedef {object} Actions  What a viewer can do to a run.
  * @property {(runId: string) => void} stop
- * @property {(runId: string, requestId: string, content: any) => void} answer
+ * @property {(runId: string, requestId: string, content: any) => Promise<boolean>} answer  Whether it was taken.
  */
 
 /** @param {number | null | undefined} ms */
@@ -139,19 +140,49 @@ const ITEM_VIEWS = {
   },
 
   input(item, actions, run) {
-    const field = element("input", { name: "answer", autocomplete: "off", required: true, "aria-label": "Your answer" });
-    const button = element("button", { class: "solid", type: "submit", text: "Answer" });
-    const form = element("form", { class: "answer-form", onsubmit(event) {
+    const { controls, value } = answerControls(item.schema);
+    const form = element("form", { class: "answer-form", "aria-label": "Answer the agent", async onsubmit(event) {
       event.preventDefault();
-      field.disabled = button.disabled = true;
-      actions.answer(run.id, item.requestId, field.value);
-    } }, field, button);
-    const line = element("p", { text: item.prompt });
-    const node = element("li", { class: "item input" }, line, form);
+      const content = value(event.submitter);
+      for (const control of form.elements) control.disabled = true;
+      if (await actions.answer(run.id, item.requestId, content)) return;
+      for (const control of form.elements) control.disabled = false;
+      form.elements[0].focus();
+    } }, ...controls);
+    const line = element("p", { class: "prompt", text: item.prompt });
+    const note = element("p", { class: "soft small" });
+    const tag = element("span", { class: "tag" });
+    const node = element("li", { class: "item input" }, tag, line, form, note);
     markResumed(node, line, item.resumed);
-    return { node, update: (now) => { form.hidden = !now.open; } };
+    return {
+      node,
+      update({ open, answer, expiresAt }) {
+        node.dataset.open = String(open);
+        form.hidden = !open;
+        setText(tag, open ? "asks you" : "asked you");
+        const until = open && expiresAt && new Date(expiresAt).toLocaleTimeString([], { hour12: false });
+        setText(note, answer !== undefined ? `Answered: ${asText(answer, 0)}` : until ? `Waits until ${until}.` : open ? "" : "Not answered.");
+      },
+    };
   },
 };
+
+/** What a JSON Schema of the answer asks for: a choice as buttons, a number, else text. */
+function answerControls(schema) {
+  const choices = schema?.type === "boolean" ? [["Yes", true], ["No", false]]
+    : Array.isArray(schema?.enum) && schema.enum.length <= MOST_CHOICES ? schema.enum.map((choice) => [asText(choice, 0) || "null", choice]) : null;
+  if (choices) {
+    const buttons = choices.map(([text], index) => element("button", { class: "quiet", type: "submit", value: String(index), text }));
+    return { controls: buttons, value: (pressed) => choices[Number((pressed ?? buttons[0]).value)][1] };
+  }
+  const numeric = schema?.type === "number" || schema?.type === "integer";
+  const field = element("input", {
+    name: "answer", autocomplete: "off", required: true, "aria-label": "Your answer",
+    ...(numeric && { type: "number", step: schema.type === "integer" ? "1" : "any", min: schema.minimum, max: schema.maximum }),
+  });
+  const button = element("button", { class: "solid", type: "submit", text: "Answer" });
+  return { controls: [field, button], value: () => (numeric ? field.valueAsNumber : field.value) };
+}
 
 function outcomeOf({ state, result, error }) {
   if (state === "failed") return [errorView(error, "The tool failed.")];

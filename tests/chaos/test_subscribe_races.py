@@ -199,4 +199,6 @@ async def test_a_channel_that_was_closed_before_its_reader_came_is_never_deaf(
             await run.think("3")
             await client.first("agent_thinking", thoughts="3")
     await eventually(lambda: not list(node.relay.hub.feeds()))
-    assert set(node.relay.subscriber.channels) == set(node.probe.channels), "still subscribed"
+    assert set(node.relay.subscriber.channels) == {*node.probe.channels, node.keys.orders}, (
+        "still subscribed"
+    )

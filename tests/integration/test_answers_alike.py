@@ -25,7 +25,7 @@ from tests.support.servers import Redis, running_redis, token
 
 VERBS = ("stop_agent", "user_input", "attach", "detach")
 PAIRS = 60
-TIMED_PAIRS = 300
+TIMED_PAIRS = 200
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ async def foreign(broker: Broker) -> str:
 
 
 @pytest.fixture
-async def strict(base: str) -> AsyncIterator[Client]:
+async def strict(gateway: Gateway, base: str) -> AsyncIterator[Client]:
+    gateway.node.frames = gateway.node.frames._replace(capacity=60_000)
     async with Client(base, mode="factory", isolation_level="strict") as client:
         await client.first("live")
         yield client
@@ -122,6 +123,7 @@ async def test_redis_is_asked_the_same(
     assert told, "nothing was asked, so nothing was compared"
 
 
+@pytest.mark.timeout(90)
 @pytest.mark.parametrize("verb", ["stop_agent", "attach"])
 async def test_it_takes_as_long(strict: Client, foreign: str, verb: str) -> None:
     """Mixed at random, and compared by medians; one more look into Redis would be a fifth."""
@@ -142,6 +144,7 @@ async def test_it_takes_as_long(strict: Client, foreign: str, verb: str) -> None
     assert any(0.9 < ratio < 1.11 for ratio in ratios), ratios
 
 
+@pytest.mark.timeout(90)
 async def test_the_check_sees_a_difference(settings: Settings, foreign: str) -> None:
     """With one look more for runs that are there, both comparisons above fail."""
     async with Gateway(settings) as gateway:
@@ -153,6 +156,7 @@ async def test_the_check_sees_a_difference(settings: Settings, foreign: str) -> 
                 await broker.client.execute("HGETALL", broker.keys.run(partition, run_id))
             return await stop(owner, run_id)
 
+        gateway.node.frames = gateway.node.frames._replace(capacity=60_000)
         gateway.node.commands.stop = telling  # type: ignore[method-assign]
         base = f"http://127.0.0.1:{gateway.port}"
         async with Client(base, mode="factory", isolation_level="strict") as client:

@@ -108,7 +108,7 @@ async def test_a_resume_takes_one_command_more(
     await asyncio.gather(*(client.first("live") for client in clients))
     took = await commands(own_redis) - before
     assert all(len(client.events()) == 50 for client in clients)
-    assert took["xrange"] == CLIENTS
+    assert CLIENTS <= took["xrange"] <= CLIENTS + 5, "operators' orders are looked for each second"
     # Of each open run it is asked whether it has streamed text: on subscribing, and no more.
     assert took["hmget"] == CLIENTS
     assert 2 * CLIENTS <= took["get"] <= 2 * CLIENTS + 3, (

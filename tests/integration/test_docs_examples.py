@@ -33,6 +33,7 @@ PAGES = (
     "README.md",
     "docs/tutorial.md",
     "docs/how-to/test-an-agent.md",
+    "docs/how-to/ask-the-user.md",
     "docs/how-to/several-gateways.md",
     "docs/how-to/follow-a-channel.md",
     "docs/how-to/rotate-keys.md",

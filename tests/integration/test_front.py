@@ -101,6 +101,7 @@ async def test_frames_that_come_with_the_handshake_are_answered_after_the_greeti
 
 async def test_much_that_comes_before_the_answer_waits_for_it(gateway: Gateway) -> None:
     """More than a gateway keeps for a client that it has not let in: it is read later."""
+    gateway.node.frames = gateway.node.frames._replace(capacity=60_000)
     reader, writer = await connect(gateway)
     writer.write(handshake() + PING * 50_000)
     await reader.readuntil(LIVE)

@@ -400,7 +400,7 @@ async def test_the_users_of_a_tenant_share_its_connections(
             assert told == (
                 429, "too_many_connections", "5", "at most 2 connections per tenant",
             )  # fmt: skip
-            assert await seats(broker, ACME) == 2
+            await seats_are(broker, 2, ACME)
             async with connected(
                 Client(one, token=token("a", tenant="umbrella")), Client(other, "a")
             ):

@@ -83,6 +83,7 @@ async def golden_path(system: System, worker: Process) -> None:
     """All modes, text, stop, resume, figures, check; then what takes rarer rights."""
     await works(system)
     await an_isolated_connection_is_taken_up(system)
+    await a_question_is_answered(system)
     await operators_have_their_way(system)
     await a_lost_worker_and_a_stop_before_the_start_are_ended(system, worker)
     for process in system.fleet.processes:
@@ -98,6 +99,17 @@ async def an_isolated_connection_is_taken_up(system: System) -> None:
         async with Client(system.second, me, mode="isolated", **known) as later:
             await later.first("live")
             assert await former.closed() == 4409
+
+
+async def a_question_is_answered(system: System) -> None:
+    async with Client(system.first, user()) as client:
+        run_id = await client.ask("ask", agent="asks two")
+        for number, content in enumerate((7, "seven")):
+            asked = await client.nth("input_required", number)
+            answer = {"run_id": run_id, "request_id": asked["payload"]["request_id"]}
+            await client.send("user_input", {**answer, "content": content}, ref=f"a{number}")
+            assert (await client.reply(f"a{number}"))["type"] == "ok"
+        await client.completed(run_id)
 
 
 async def operators_have_their_way(system: System) -> None:
@@ -293,7 +305,12 @@ def test_the_rights_name_every_command_of_the_source() -> None:
 
 
 def test_every_script_is_somebodys() -> None:
-    scripts = {path.stem for path in rights.SCRIPTS.glob("*.lua")} - {"append", "thread", "bucket"}
+    scripts = {path.stem for path in rights.SCRIPTS.glob("*.lua")} - {
+        "append",
+        "asks",
+        "thread",
+        "bucket",
+    }
     assert scripts == {script for role in ROLES for script in rights.RIGHTS[role]["scripts"]}
 
 

@@ -132,7 +132,8 @@ async def test_a_run_stopped_before_it_was_claimed_never_calls_the_agent(
     async with worker.running():
         payload = await ended(broker, run_id)
     assert (payload["status"], payload["error"]["code"]) == ("cancelled", "stopped")
-    assert [each["type"] for each in await logged(broker, run_id)] == ["agent_completed"]
+    types = [each["type"] for each in await logged(broker, run_id)]
+    assert types == ["stop_requested", "agent_completed"]
 
 
 async def test_a_subagents_run_can_be_stopped_by_itself(quick: Settings, broker: Broker) -> None:

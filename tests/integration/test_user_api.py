@@ -19,19 +19,24 @@ from tests.support.servers import OPERATOR_KEY, token
 
 
 class Agents:
-    """``speaks`` streams two words and waits until it may end; ``echoes`` just answers."""
+    """``speaks`` streams two words and waits until it may end; others just do."""
 
     def __init__(self, settings: Settings) -> None:
         self.worker = Worker(settings=settings)
         self.go_on, self.spoke = asyncio.Event(), asyncio.Event()
         self.worker.agent("echoes")(self._echoes)
         self.worker.agent("speaks")(self._speaks)
+        self.worker.agent("asks")(self._asks)
 
     async def _echoes(self, run: Run) -> str:
         await run.think("a moment")
         async with run.tool("look") as call:
             call.result = run.content
         return f"you said {run.content}"
+
+    async def _asks(self, run: Run) -> str:
+        await run.think("perhaps")
+        return str(await run.ask("Go on?"))
 
     async def _speaks(self, run: Run) -> None:
         await run.write("one ")
@@ -217,7 +222,9 @@ async def test_a_run_is_seen_and_stopped(alice: Caller, agents: Agents) -> None:
     assert (await alice("POST", f"/runs/{told['run_id']}/stop"))[0] == 202
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/runs/{}"), ("POST", "/runs/{}/stop")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/runs/{}"), ("POST", "/runs/{}/stop"), ("POST", "/runs/{}/input")]
+)
 async def test_anothers_run_and_one_that_is_not_there_are_told_alike(
     base: str, alice: Caller, agents: Agents, method: str, path: str
 ) -> None:
@@ -225,10 +232,27 @@ async def test_anothers_run_and_one_that_is_not_there_are_told_alike(
     bob = Caller(base, "bob")
     answers = []
     for run_id in (told["run_id"], new_id(), "a/b", "%"):
-        status, answer = await bob(method, path.format(quote(run_id, safe="")))
+        body = {"request_id": "r", "content": "x"} if path.endswith("input") else None
+        status, answer = await bob(method, path.format(quote(run_id, safe="")), body)
         answers.append((status, {**answer, "detail": answer["detail"].replace(run_id, "")}))
     assert all(each == answers[0] for each in answers)
     assert (answers[0][0], answers[0][1]["code"]) == (404, "run_not_found")
+
+
+async def test_a_question_is_answered_once(base: str, alice: Caller, agents: Agents) -> None:
+    told = await alice.begin(agent="asks")
+    async with Client(base, after="0-0") as tab:
+        asked = await tab.first("input_required")
+        path, request_id = f"/runs/{told['run_id']}/input", asked["payload"]["request_id"]
+        answer = {"request_id": request_id, "content": {"yes": True}}
+        for _ in range(2):  # the same again is the same answer
+            assert await alice("POST", path, answer) == (202, {"run_id": told["run_id"]})
+        status, refused = await alice("POST", path, {**answer, "content": "no"})
+        assert (status, refused["code"]) == (403, "not_allowed")
+        status, refused = await alice("POST", path, {"request_id": request_id})
+        assert (status, refused["code"]) == (400, "bad_frame")
+        end = await tab.completed(told["run_id"])
+        assert end["payload"]["response"] == "{'yes': True}"
 
 
 # --- history
@@ -361,7 +385,8 @@ async def test_a_thread_of_nobody_is_empty_and_anothers_too(
 
 
 PATHS = (
-    ("POST", "/messages"), ("GET", "/runs/r"), ("POST", "/runs/r/stop"), ("GET", "/history"),
+    ("POST", "/messages"), ("GET", "/runs/r"), ("POST", "/runs/r/stop"),
+    ("POST", "/runs/r/input"), ("GET", "/history"),
     ("GET", "/threads"), ("GET", "/threads/t"),
 )  # fmt: skip
 

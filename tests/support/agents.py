@@ -1,6 +1,7 @@
 """Agents that do on purpose what tests need to see. Run by a real worker process."""
 
 import asyncio
+import json
 import os
 import time
 from functools import cache
@@ -165,3 +166,23 @@ async def blocks(run: Run) -> str:
     time.sleep(content["seconds"])  # on the loop: that is what it is for
     await emit_noted(run, journal(), f"{run.id} {run.attempt} after")
     return "unblocked"
+
+
+@worker.agent("asks", on_busy="parallel", retries=1)
+async def asks(run: Run) -> str:
+    """Asks each of ``prompts``, and tells the answers; a thought noted before, and one after."""
+    content: dict[str, Any] = run.content
+    await emit_noted(run, journal(), f"{run.id} {run.attempt} before")
+    answers = [
+        await run.ask(prompt, expires_seconds=content.get("expires_seconds", 60))
+        for prompt in content["prompts"]
+    ]
+    await emit_noted(run, journal(), f"{run.id} {run.attempt} after")
+    return json.dumps({"answers": answers, "attempt": run.attempt})
+
+
+@worker.agent("asks two", on_busy="parallel")
+async def asks_two(run: Run) -> str:
+    """One question with a schema, and one without."""
+    number = await run.ask("Which number?", schema={"type": "number"}, expires_seconds=60)
+    return json.dumps([number, await run.ask("And in words?", expires_seconds=60)])

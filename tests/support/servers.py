@@ -46,14 +46,16 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = READY_SECONDS,
         time.sleep(0.01)
 
 
-def token(user: str = "alice", *, ttl_seconds: float = 600, **claims: object) -> str:
-    """A valid token of the tests' own key."""
+def token(
+    user: str = "alice", *, ttl_seconds: float = 600, issued_ago: float = 0, **claims: object
+) -> str:
+    """A valid token of the tests' own key, that is so for ``ttl_seconds`` from now."""
     return issue_token(
         secret=SECRET,
         alg="HS256",
         user=user,
-        ttl_seconds=ttl_seconds,
-        now=time.time(),
+        ttl_seconds=ttl_seconds + issued_ago,
+        now=time.time() - issued_ago,
         **claims,  # type: ignore[arg-type]  # the claims of issue_token, by name
     )
 

@@ -46,6 +46,8 @@ PUBLISH: Final = _load("publish")
 DELTA: Final = _load("delta")
 RENEW: Final = _load("renew")
 STOP: Final = _load("stop")
+ANSWER: Final = _load("answer")
+COLLECT: Final = _load("collect")
 RELEASE: Final = _load("release")
 EXPIRE: Final = _load("expire")
 RETIRE: Final = _load("retire")
@@ -55,7 +57,7 @@ ADMIT: Final = _load("admit")
 TAKE: Final = _load("take")
 UNTAKE: Final = _load("untake")
 ALL: Final = (
-    REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, RELEASE, EXPIRE, RETIRE, REVOKE, ORDER, ADMIT,
-    TAKE, UNTAKE,
+    REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, ANSWER, COLLECT, RELEASE, EXPIRE, RETIRE, REVOKE,
+    ORDER, ADMIT, TAKE, UNTAKE,
 )  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)

@@ -12,7 +12,8 @@
 --       5 random step of the id, 1 or more
 --       6 "<largest body in bytes> <log length> <ttl in seconds with a tenth on top>"
 --       with an event that changes more than seq, also
---       7 state after it       8 letters of the events sent so far  9 call opened  10 its tool
+--       7 state after it       8 letters of the events sent so far
+--       9 call opened, or request id of a question   10 its tool, or for how long it is open in ms
 --       11 call closed         12 status ("" unless terminal)       13 run id
 -- Reply id            the event's id; of a seq that is there already, the id it has ("" when trimmed)
 --       {id, run id}  of a new terminal event: the thread's next run, to be released ("" for none)
@@ -84,7 +85,9 @@ if not state then
 end
 
 redis.call('HSET', run, 'seq', seq, 'state', state, 'sent', ARGV[8])
-if opened ~= '' then
+if string.sub(event, 1, 15) == 'input_required\n' then
+  redis.call('HSET', run, 'ask:' .. opened, now() + ARGV[10])
+elseif opened ~= '' then
   redis.call('HSET', run, 'call:' .. opened, now() .. ' ' .. ARGV[10])
 elseif closed ~= '' then
   redis.call('HDEL', run, 'call:' .. closed)

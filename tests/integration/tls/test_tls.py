@@ -164,6 +164,7 @@ async def test_any_bytes_may_come_one_by_one(gateway: Gateway, trusting: ssl.SSL
 
 async def test_much_in_one_piece_arrives_whole(gateway: Gateway, trusting: ssl.SSLContext) -> None:
     """More records at once than a read of the socket has bytes."""
+    gateway.node.frames = gateway.node.frames._replace(capacity=60_000)
     ping = b"\x89\x80\x00\x00\x00\x00"
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=trusting)
     writer.write(handshake() + ping * 50_000)

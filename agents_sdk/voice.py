@@ -1,0 +1,30 @@
+"""Where a run's events go, and how much it may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.redis.client import Receiver
+from broker.redis.publisher import Publication
+from broker.redis.records import Claim
+from broker.redis.store import Limits
+
+
+class Sink(Protocol):
+    """Where events go: the broker, or a recording one in tests of agents."""
+
+    def send(self, claim: Claim, publication: Publication, receiver: Receiver) -> None:
+        """One attempt; ``receiver`` gets the event's id as bytes."""
+
+    def send_delta(self, claim: Claim, *, offset: int, text: str, receiver: Receiver) -> None:
+        """One attempt; ``receiver`` gets the text's length after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """What a run may say and how long it waits. ``publish_timeout_seconds`` per call."""
+
+    limits: Limits
+    publish_timeout_seconds: float
+    require_all_events: bool = False
