@@ -17,6 +17,7 @@ from aiohttp import web
 from broker import cursor
 from broker.channels import check_id
 from broker.events import timestamp
+from broker.limits import EVERY_TENANT
 from broker.redis.orders import Order, Verb
 from gateway.bodies import read_object
 from gateway.handshake import BadRequest
@@ -45,6 +46,17 @@ async def agents(request: web.Request) -> web.Response:
     return json_response(
         {"agents": [{**asdict(known[name]), "waiting": waiting[name]} for name in sorted(known)]}
     )
+
+
+async def limits(request: web.Request) -> web.Response:
+    """``GET limits``: what a user may have, and what the tenants' rows say (an operator's own)."""
+    node, operator = await _asked(request)
+    tenants = {
+        name: {**row.shared, "user": dict(row.user)}
+        for name, row in node.settings.tenant_limits.items()
+        if operator.tenant is None or name in (operator.tenant, EVERY_TENANT)
+    }
+    return json_response({"user": asdict(node.admission.policy.of("", {})), "tenants": tenants})
 
 
 async def audit(request: web.Request) -> web.Response:
@@ -119,6 +131,7 @@ async def drain(request: web.Request) -> web.Response:
 ROUTES: Final = (
     ("GET", f"{PREFIX}/nodes", nodes),
     ("GET", f"{PREFIX}/agents", agents),
+    ("GET", f"{PREFIX}/limits", limits),
     ("GET", f"{PREFIX}/audit", audit),
     ("POST", f"{PREFIX}/users/{{user_id:[^/]+}}/disconnect", disconnect),
     ("POST", f"{PREFIX}/revocations", revoke),

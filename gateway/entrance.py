@@ -131,8 +131,10 @@ class Entrance:
         node = self._node
         node.seats.arrive(identity.owner)
         try:
-            await node.revocations.check(identity)
+            # Both are asked for at once; who is revoked gives his seat back.
+            looked_up = node.revocations.look_up(identity)
             await node.admission.seat(identity)
+            await node.revocations.judge(identity, looked_up)
             opening = await node.take_up.complete(identity, opening)
             admitted = await self._open(arrival, identity, opening)
             # From here to its place among the sockets nothing waits.

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -19,6 +19,7 @@ from broker.channels import Keys, Owner
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.orders import Order
+from broker.redis.revocations import moments
 from gateway import close_codes
 from gateway.auth import Verifier
 from gateway.claims import Identity
@@ -46,8 +47,15 @@ class Revocations:
 
         :class:`BrokerUnavailable` when nobody can tell.
         """
-        found = await self._broker.revoked_before(records(self._broker.keys, identity))
-        if is_revoked(identity, found):
+        await self.judge(identity, self.look_up(identity))
+
+    def look_up(self, identity: Identity) -> Awaitable[list[Any]]:
+        """Ask for the token's records now, for :meth:`judge`: other things are asked meanwhile."""
+        return self._broker.look_up(records(self._broker.keys, identity))
+
+    async def judge(self, identity: Identity, looked_up: Awaitable[list[Any]]) -> None:
+        """As :meth:`check`, by what was found."""
+        if is_revoked(identity, moments(await looked_up)):
             raise _revoked(identity)
 
     def recheck(self, identity: Identity) -> None:
@@ -68,7 +76,7 @@ class Revocations:
         keys = self._broker.keys
         asked = [(socket, socket.identity, records(keys, socket.identity)) for socket in sockets]
         wanted = list(dict.fromkeys(key for _, _, named in asked for key in named))
-        found = dict(zip(wanted, await self._broker.revoked_before(wanted), strict=True))
+        found = dict(zip(wanted, moments(await self._broker.look_up(wanted)), strict=True))
         for socket, identity, named in asked:
             # A token that came meanwhile was checked when it came.
             if socket.identity is identity and is_revoked(identity, [found[key] for key in named]):

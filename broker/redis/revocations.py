@@ -6,9 +6,10 @@ long as any such token could: what verifies them refuses a longer life.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -16,7 +17,7 @@ from broker.channels import Owner
 from broker.errors import BrokerUnavailable
 from broker.redis import scripts
 from broker.redis.orders import Order
-from broker.redis.store import Store, unavailable_if_refused
+from broker.redis.store import Store
 
 ALWAYS_MS: Final = 253_402_300_799_000
 """The end of the year 9999: a token that is revoked by its ``jti`` was issued before then."""
@@ -41,15 +42,24 @@ class Revocations(Store):
         )
         return int(reply)
 
-    @unavailable_if_refused
-    async def revoked_before(self, records: Sequence[bytes]) -> list[int]:
-        """What each record says, in milliseconds since 1970; 0 for one that is not there.
+    def look_up(self, records: Sequence[bytes]) -> asyncio.Future[list[Any]]:
+        """Ask now what each record says; :func:`moments` reads the answer, if it is wanted yet."""
+        return asyncio.gather(
+            *[self.client.submit("HGET", each, "before") for each in records],
+            return_exceptions=True,
+        )
 
-        :class:`~broker.errors.BrokerUnavailable` also for a record that cannot be read: nobody
-        knows then who may come in.
-        """
-        found = await self.client.execute_many([("HGET", each, "before") for each in records])
-        try:
-            return [int(each or 0) for each in found]
-        except ValueError:
-            raise BrokerUnavailable(why="a revocation cannot be read") from None
+
+def moments(found: Sequence[Any]) -> list[int]:
+    """What the records said, in milliseconds since 1970; 0 for one that is not there.
+
+    :class:`~broker.errors.BrokerUnavailable` when one could not be read: nobody knows then who may
+    come in.
+    """
+    for each in found:
+        if isinstance(each, BrokerUnavailable):
+            raise each
+    try:
+        return [int(each or 0) for each in found]
+    except (ValueError, TypeError):  # not what revoke.lua writes, or of another type altogether
+        raise BrokerUnavailable(why="a revocation cannot be read") from None

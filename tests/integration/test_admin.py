@@ -10,6 +10,7 @@ import pytest
 from yarl import URL
 
 from broker.config import Settings
+from broker.limits import LIMITS, tenant_limits
 from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec
 from gateway.app import Gateway
@@ -22,6 +23,7 @@ PREFIX = "/api/v1/admin"
 ROUTES: tuple[tuple[str, str, dict[str, Any] | None], ...] = (
     ("GET", "/nodes", None),
     ("GET", "/agents", None),
+    ("GET", "/limits", None),
     ("GET", "/audit", None),
     ("POST", "/users/alice/disconnect", {}),
     ("POST", "/revocations", {"user_id": "alice"}),
@@ -187,6 +189,25 @@ async def test_agents_are_told_with_their_queues(
     _, told = await call(two[0], "GET", "/agents")
     assert [(each["name"], each["waiting"]) for each in told["agents"]] == [("a", 0), ("b", 1)]
     assert told["agents"][0]["on_busy"] == "reject"
+
+
+async def test_limits_are_told_to_a_tenants_operator_for_his_own(settings: Settings) -> None:
+    rows = tenant_limits(
+        {"acme": {"runs": 7, "user": {"threads": 3}}, "emca": {}, "*": {"runs": 9}}
+    )
+    limited = settings.model_copy(update={"tenant_limits": rows, "max_runs_per_user": 5})
+    async with Gateway(limited) as gateway:
+        _, told = await call(gateway, "GET", "/limits")
+        assert told["user"]["runs"] == 5
+        assert told["user"].keys() == LIMITS.keys()
+        assert told["tenants"] == {
+            "acme": {"runs": 7, "user": {"threads": 3}},
+            "emca": {"user": {}},
+            "*": {"runs": 9, "user": {}},
+        }
+        theirs = token("op", operator=True, tenant="acme")
+        _, told = await call(gateway, "GET", "/limits", credential=theirs)
+        assert told["tenants"].keys() == {"acme", "*"}
 
 
 async def test_every_action_is_on_record_with_who_and_when(two: tuple[Gateway, Gateway]) -> None:

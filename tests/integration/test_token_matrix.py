@@ -39,7 +39,11 @@ MODES = {
     "isolated": "mode=isolated",
     "legacy": "mode=legacy",
 }
-WAYS = ("first request", "later request", "browser")
+WAYS = ("first request", "later request", "browser", "event stream")
+UPGRADE = (
+    "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+)  # fmt: skip
 STATUS = {"unauthorized": 401, "query_token_not_allowed": 401, NOT_HTTP: 400}
 AT_ONCE = 16
 READ_SECONDS = 5.0
@@ -84,11 +88,13 @@ async def arrive(port: int, offered: Offer, mode: str, way: str) -> Told:
                 writer.write(f"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(int(answer(head).headers["content-length"]))
+            stream = way == "event stream"
             lines = [
-                f"GET /ws?{MODES[mode]}{offered.query} HTTP/1.1", f"Host: 127.0.0.1:{port}",
-                "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
-                "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==", *offered.headers,
-            ]  # fmt: skip
+                f"GET {'/sse' if stream else '/ws'}?{MODES[mode]}{offered.query} HTTP/1.1",
+                f"Host: 127.0.0.1:{port}",
+                *(() if stream else UPGRADE),
+                *offered.headers,
+            ]
             if way == "browser":
                 lines.append(f"Origin: http://127.0.0.1:{port}")
             writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
@@ -98,6 +104,9 @@ async def arrive(port: int, offered: Offer, mode: str, way: str) -> Told:
                 frame = await reader.readexactly(2)
                 frame += await reader.readexactly(frame[1] if frame[1] < 126 else 2)
                 return _upgraded(head, frame, await _rest(reader, frame))
+            if got.status == 200:
+                await reader.readuntil(b"connection_established")
+                return Told(101, b"", code="connection_established")
             body = await reader.readexactly(int(got.headers["content-length"]))
     finally:
         writer.close()
