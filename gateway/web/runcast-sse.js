@@ -135,7 +135,9 @@ export class EventStream {
       this.onopen?.();
       await read(response.body, (data) => {
         if (name === "" && data.includes('"connection_established"')) this.#welcome = JSON.parse(data).payload;
-        take(data);
+        if (!data.startsWith('{"type":"closing"')) return take(data);
+        const { code, reason } = JSON.parse(data).payload;
+        this.#end(code, reason);
       }, () => this.#alive());
       this.#end(1006, "the stream ended");
     } catch (error) {

@@ -80,6 +80,22 @@ async def test_cuts_lose_and_double_nothing(mode: str, thread: str | None) -> No
         assert len(client.all("connection")) >= 7
 
 
+@pytest.mark.parametrize(("mode", "thread"), MODES)
+async def test_cuts_lose_and_double_nothing_over_an_event_stream(
+    mode: str, thread: str | None
+) -> None:
+    """Where WebSockets are blocked: the stream, and the posts beside it, are cut as well."""
+    async with scene_with(mode, thread, transport="sse") as (scene, client):
+        door = scene.gateways[0].door
+        assert door is not None
+        for number in range(5):
+            await heard(client, 5 + 3 * number)
+            door.cut()
+        await heard(client, 5)
+        await judge(scene, client)
+        assert len(client.all("connection")) >= 5
+
+
 async def test_pieces_delays_and_refusals_lose_and_double_nothing() -> None:
     async with scene_with("main", None) as (scene, client):
         door = scene.gateways[0].door

@@ -18,7 +18,14 @@ class ToldSocket extends WebSocket {
   }
 }
 
-const chat = new RuncastClient({ ...options, token: async () => token, WebSocket: ToldSocket, storage: null });
+/** The same of an event stream; posts are no connections. */
+function toldFetch(address, init) {
+  const { pathname, searchParams } = new URL(address);
+  if (pathname.endsWith("/sse")) tell("connection", { after: searchParams.get("after") });
+  return fetch(address, init);
+}
+
+const chat = new RuncastClient({ ...options, token: async () => token, WebSocket: ToldSocket, fetch: toldFetch, storage: null });
 chat.on("*", ({ direction, frame }) => tell(direction, frame));
 chat.on("state", ({ state }) => tell("state", state));
 const ended = new Map();
