@@ -152,7 +152,21 @@ export class Pane {
     part.threads.open = part.scope.open = this.root.clientWidth >= WIDE_PANE_PX;
     this.#threads = new Threads(person.id, () => this.#showThreads());
     this.#openChat();
+    this.#fetchThreads(this.#threads);
     part.question.focus({ preventScroll: true });
+  }
+
+  /** Those that the server knows, from other browsers too; without them the list is what this one remembers. */
+  async #fetchThreads(threads) {
+    try {
+      const token = await this.#access.token(this.#person, { fresh: false });
+      const response = await fetch("/api/v1/threads?limit=50", { headers: { Authorization: `Bearer ${token}` } });
+      const told = response.ok ? (await response.json()).threads : [];
+      for (const { thread_id: id, used_at: used } of told) threads.note(id, "", Date.parse(used));
+    } catch {
+      return; // offline, say: the connection tells that
+    }
+    if (threads === this.#threads) this.#showThreads();
   }
 
   #leave(problem = "") {

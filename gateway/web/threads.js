@@ -24,14 +24,14 @@ export class Threads {
     }
   }
 
-  /** Something was written in a thread; its first words name it. Gives whether that is news. */
+  /** Something was written in a thread; its first words, where they are known, name it. Gives whether that is news. */
   note(id, content, at) {
     const { all } = this;
     const known = all.find((thread) => thread.id === id);
-    if (!id || known?.at >= at) return false;
+    if (!id || (known?.at >= at && known.title)) return false;
     const title = known?.title || content.trim().split("\n")[0].slice(0, TITLE_LENGTH);
     const others = all.filter((thread) => thread !== known);
-    this.#write([{ id, title, at }, ...others].sort((one, other) => other.at - one.at).slice(0, KEPT));
+    this.#write([{ id, title, at: Math.max(at, known?.at ?? 0) }, ...others].sort((one, other) => other.at - one.at).slice(0, KEPT));
     return true;
   }
 

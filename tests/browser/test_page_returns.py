@@ -220,3 +220,19 @@ async def test_threads_are_listed_and_can_be_left_and_come_back_to(
     listed = other.page.get_by_role("navigation", name="Threads").get_by_role("button")
     await expect(listed.filter(has_text=second)).to_be_visible()
     await other.page.close()
+
+
+async def test_threads_of_another_browser_are_listed_too(open_tab: OpenTab) -> None:
+    """The server knows them by their names; what was said in one names it once it is opened."""
+    tab = await alice(open_tab)
+    thread = await tab.page.get_by_role("textbox", name="Thread").input_value()
+    words = f"from elsewhere {thread}"
+    await expect_ended(await tab.pane.ask(words))
+    other = await open_tab()
+    await other.pane.log_in("Alice")
+    threads = other.page.get_by_role("navigation", name="Threads")
+    listed = threads.get_by_title(f"Thread {thread}")
+    await expect(listed).to_contain_text(thread)
+    await listed.click()
+    await expect(other.pane.root.locator(".question-text")).to_have_text([words])
+    await expect(threads.locator("[aria-current]")).to_contain_text(words)
