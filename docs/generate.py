@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the tables and diagrams of these pages, and the browser's types, from the code's tables.
+"""Writes the tables and diagrams of these pages, the browser's types, and the documents for tools.
 
 Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page belongs to this program. Run it
 after a change of one of the tables: ``python docs/generate.py``. It prints the pages that it
@@ -30,7 +30,7 @@ from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from broker.limits import LIMITS  # noqa: E402
 from compose.redis import rights  # noqa: E402
-from docs import generate_types  # noqa: E402
+from docs import generate_schemas, generate_types  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
 from tests.benchmarks import targets  # noqa: E402
@@ -290,6 +290,7 @@ def generated(text: str) -> str:
 
 FILES: Final[Mapping[Path, Callable[[], str]]] = {
     ROOT / "compose" / "redis" / "users.acl": rights.acl_file,
+    **generate_schemas.FILES,
 }
 """Files that are generated as a whole, and from what."""
 

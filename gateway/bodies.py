@@ -12,7 +12,10 @@ from gateway.handshake import BadRequest
 
 async def read_object(request: web.Request, *valid: str) -> dict[str, Any]:
     """The body's fields; an empty body has none. :class:`BadRequest` for anything else."""
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise BadRequest("message_too_large", "a body has too many bytes", status=413) from None
     try:
         fields = orjson.loads(raw or b"{}")
     except orjson.JSONDecodeError:

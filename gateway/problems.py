@@ -50,7 +50,10 @@ async def as_problems(
     except web.HTTPException as error:
         if error.status < web.HTTPBadRequest.status_code:
             raise
-        return problem(error.status, error.reason.lower().replace(" ", "_"), error.reason)
+        told = problem(error.status, error.reason.lower().replace(" ", "_"), error.reason)
+        if "Allow" in error.headers:  # of a 405 (RFC 9110 section 15.5.6)
+            told.headers["Allow"] = error.headers["Allow"]
+        return told
     except Exception:
         log.exception("request_failed", path=request.path)
         return problem(500, "internal", "It was logged.")

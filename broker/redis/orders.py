@@ -99,6 +99,8 @@ class Orders(Store):
     @unavailable_if_refused
     async def newest_orders(self, *, before: Cursor | None, most: int) -> list[Given]:
         """What was ordered last, newest first."""
+        if before == ZERO:
+            return []  # Redis takes no range that ends before the first id
         top = "+" if before is None else f"({before}"
         reply = await self.client.execute("XREVRANGE", self.keys.audit, top, "-", "COUNT", most)
         return [_given(entry) for entry in reply]

@@ -245,6 +245,8 @@ async def test_the_record_is_read_page_by_page(two: tuple[Gateway, Gateway]) -> 
             break
         before = f"&before={told['before']}"
     assert seen == ["u4", "u3", "u2", "u1", "u0"]
+    _, told = await call(two[0], "GET", "/audit?before=0-0")
+    assert told == {"entries": [], "before": None}
     for query in ("before=x", "limit=x"):
         status, told = await call(two[0], "GET", f"/audit?{query}")
         assert (status, told["code"]) == (400, "invalid_page")

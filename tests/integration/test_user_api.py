@@ -406,3 +406,16 @@ async def test_only_users_may(base: str, method: str, path: str) -> None:
             http.request(method, f"{base}/api/v1{path}") as response,
         ):
             assert (response.status, (await response.json())["code"]) == (status, code)
+
+
+async def test_a_body_with_too_many_bytes(
+    base: str, alice: Caller, agents: Agents, settings: Settings
+) -> None:
+    status, told = await alice("POST", "/messages", {"content": "x" * settings.max_message_bytes})
+    assert (status, told["code"]) == (413, "message_too_large")
+
+
+async def test_another_method_is_told_which_there_are(base: str) -> None:
+    async with aiohttp.ClientSession() as http, http.delete(f"{base}/api/v1/messages") as response:
+        assert (response.status, response.headers["Allow"]) == (405, "POST")
+        assert (await response.json())["code"] == "method_not_allowed"

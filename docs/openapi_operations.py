@@ -1,0 +1,234 @@
+"""The operations of the gateway's HTTP paths (protocol sections 3 and 7): a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.channels import Level, Mode
+from docs.openapi_answers import NUMBER
+from docs.schema_asyncapi import query
+from docs.schema_frames import (
+    CONTENT,
+    CURSOR,
+    ID,
+    MESSAGE,
+    REPLIES,
+    STRING,
+    Schema,
+    nullable,
+    ref,
+    struct,
+)
+from gateway.admin import LONGEST_REASON
+from gateway.admin import PREFIX as ADMIN
+from gateway.handshake import CREDENTIALS, STREAM_PATH
+from gateway.history import MOST
+from gateway.tickets import TICKET_SECONDS
+from gateway.user_api import PREFIX
+
+WEBSOCKET: Final = "/ws"
+CONNECTIONS: Final = "connections"
+USERS: Final = "users"
+OPERATORS: Final = "operators"
+ANYONE: Final = "anyone"
+
+Refused = Mapping[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """``answers``: status → content type → schema. ``refused``: status → codes of the problem."""
+
+    tag: str
+    security: tuple[str, ...] = ()
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    headers: tuple[Schema, ...] = ()
+    body: Schema | None = None
+    answers: Mapping[int, Mapping[str, Schema]]
+    refused: Refused = field(default_factory=dict)
+    then: tuple[str, ...] = ()
+    """Paths that take what is answered as the run's id."""
+
+
+def json(schema: Schema) -> Mapping[str, Schema]:
+    """A JSON answer."""
+    return {"application/json": schema}
+
+
+def together(*parts: Refused) -> Refused:
+    """Status → all codes that any of the parts has for it."""
+    found: dict[int, tuple[str, ...]] = {}
+    for part in parts:
+        for status, codes in part.items():
+            found[status] = tuple(dict.fromkeys((*found.get(status, ()), *codes)))
+    return dict(sorted(found.items()))
+
+
+def closed(optional: Mapping[str, Schema], always: Mapping[str, Schema] | None = None) -> Schema:
+    """A request's body: no other fields."""
+    return {**struct(always or {}, optional), "additionalProperties": False}
+
+
+LIMIT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST}
+
+_CALL: Final[Refused] = {
+    400: ("bad_request",), 503: ("broker_unavailable", "keys_unavailable"), 500: ("internal",),
+}  # fmt: skip
+_USER: Final[Refused] = {
+    **_CALL, 401: ("unauthorized",), 403: ("user_token_required", "origin_not_allowed"),
+}  # fmt: skip
+_OPERATOR: Final[Refused] = {
+    **_CALL, 401: ("unauthorized",), 403: ("operator_required", "not_allowed"),
+}  # fmt: skip
+_BODY: Final[Refused] = {400: ("bad_body", "unknown_field"), 413: ("message_too_large",)}
+_PLACE: Final[Refused] = {
+    400: (
+        "invalid_mode", "invalid_isolation_level", "invalid_connection_scope", "invalid_events",
+        "unknown_parameter", "parameter_not_allowed", "repeated_parameter", "secret_required",
+        "run_id_required", "invalid_user_id", "invalid_thread_id", "invalid_run_id",
+        "invalid_connection", "invalid_secret",
+    ),
+    403: ("user_mismatch", "mode_not_allowed", "connection_unknown", "run_not_found"),
+}  # fmt: skip
+_CONNECT: Final[Refused] = together(
+    _USER,
+    _PLACE,
+    {
+        400: ("mode_contradicts_path", "gone"),
+        401: ("query_token_not_allowed",),
+        429: ("too_many_connects", "too_many_connections"),
+        503: ("draining",),
+    },
+)
+_RUN_OF: Final[Refused] = {400: ("bad_frame",), 404: ("run_not_found", "not_found")}
+
+_RUN_PATHS: Final = tuple(f"{PREFIX}/runs/{{id}}{verb}" for verb in ("", "/stop", "/input"))
+
+_REASON: Final = {"reason": nullable({"type": "string", "maxLength": LONGEST_REASON})}
+_TENANT: Final = {**_REASON, "tenant": nullable(ID)}
+_BEARER: Final = ("token",)
+_OF_PLACE: Final = {
+    "mode": nullable({"enum": list(Mode)}), "isolation_level": nullable({"enum": list(Level)}),
+    "connection": nullable(ID), "secret": nullable(ID),
+}  # fmt: skip
+_IN_QUERY: Final = {
+    name: schema for name, schema in query(None)["properties"].items() if name not in CREDENTIALS
+}
+
+
+def _reading(name: str, refused: Refused, **parameters: Schema) -> Operation:
+    return Operation(
+        tag=USERS, security=_BEARER, query=parameters, answers={200: json(ref(name))},
+        refused=refused,
+    )  # fmt: skip
+
+
+def _looking(name: str, **parameters: Schema) -> Operation:
+    return Operation(
+        tag=OPERATORS, security=("operator",), query=parameters, answers={200: json(ref(name))},
+        refused=together(_OPERATOR, {400: ("invalid_page",)} if parameters else {}),
+    )  # fmt: skip
+
+
+def _ordering(name: str, body: Schema, refused: Refused) -> Operation:
+    return Operation(
+        tag=OPERATORS, security=("operator",), body=body, answers={202: json(ref(name))},
+        refused=together(_OPERATOR, _BODY, {400: ("invalid_reason",)}, refused),
+    )  # fmt: skip
+
+
+def _open(*answers: tuple[int, Mapping[str, Schema]]) -> Operation:
+    return Operation(tag=ANYONE, answers=dict(answers))
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    WEBSOCKET: Operation(
+        tag=CONNECTIONS, security=("token", "ticket"), answers={101: {}},
+        refused=together(_CONNECT, {426: ("upgrade_required",)}),
+    ),
+    STREAM_PATH: Operation(
+        tag=CONNECTIONS, security=("token", "ticket"),
+        headers=({"name": "Last-Event-ID", "in": "header", "schema": STRING,
+                  "description": "Counts as after, and more than it."},),
+        answers={200: {"text/event-stream": STRING}},
+        refused=together(_CONNECT, {400: ("http_1_1_required",)}),
+    ),
+    "/ws/health": _open((200, json(ref("health"))), (503, json(ref("health")))),
+    "/ws/config": _open((200, json(ref("config")))),
+    "/livez": _open((200, json(struct({"status": {"const": "alive"}})))),
+    "/readyz": _open(
+        (200, json(struct({"status": {"const": "ready"}}))),
+        (503, json(struct({"status": {"enum": ["draining", "not ready"]}}))),
+    ),
+    "/": _open((200, {"text/html": STRING})),
+    "/static/{name}": Operation(
+        tag=ANYONE, answers={200: {"*/*": {}}}, refused={404: ("not_found",)}
+    ),
+    "/ws/stats": _looking("stats"),
+    "/ws/ticket": Operation(
+        tag=USERS, security=_BEARER,
+        body=closed({"modes": nullable({"type": "array", "items": {"enum": list(Mode)}})}),
+        answers={201: json(struct(
+            {"ticket": STRING, "expires_in_seconds": {"const": TICKET_SECONDS}}))},
+        refused=together(_USER, _BODY, {400: ("invalid_modes",)}),
+    ),
+    f"{PREFIX}/messages": Operation(
+        tag=USERS, security=_BEARER,
+        body=closed({"id": nullable(ID), **MESSAGE["properties"], **_OF_PLACE},
+                    {"content": CONTENT}),
+        answers={202: json(REPLIES["run_accepted"])},
+        refused=together(_USER, _BODY, _PLACE, {
+            400: ("bad_frame",), 404: ("unknown_agent", "run_not_found"),
+            429: ("rate_limited", "queue_full"),
+        }),
+        then=_RUN_PATHS,
+    ),
+    f"{PREFIX}/runs/{{id}}": _reading("run", together(_USER, _RUN_OF)),
+    f"{PREFIX}/runs/{{id}}/stop": Operation(
+        tag=USERS, security=_BEARER, body=closed({}),
+        answers={202: json(struct({"run_id": ID}))}, refused=together(_USER, _BODY, _RUN_OF),
+    ),
+    f"{PREFIX}/runs/{{id}}/input": Operation(
+        tag=USERS, security=_BEARER, body=closed({}, {"request_id": ID, "content": {}}),
+        answers={202: json(struct({"run_id": ID}))},
+        refused=together(_USER, _BODY, _RUN_OF, {403: ("not_allowed",)}),
+    ),
+    f"{PREFIX}/history": _reading(
+        "history",
+        together(_USER, _PLACE, {
+            400: ("invalid_after", "invalid_limit", "thread_id_required"), 404: ("run_not_found",),
+        }),
+        limit=LIMIT, **_IN_QUERY,
+    ),
+    f"{PREFIX}/threads": _reading(
+        "threads", together(_USER, {400: ("invalid_limit",)}), limit=LIMIT
+    ),
+    f"{PREFIX}/threads/{{id}}": _reading(
+        "thread", together(_USER, _PLACE, {404: ("not_found",)}),
+        mode={"enum": [Mode.MAIN, Mode.FACTORY]},
+    ),
+    f"{ADMIN}/nodes": _looking("nodes"),
+    f"{ADMIN}/agents": _looking("agents"),
+    f"{ADMIN}/limits": _looking("limits"),
+    f"{ADMIN}/audit": _looking("audit", before=CURSOR, limit={"type": "integer"}),
+    f"{ADMIN}/users/{{user_id}}/disconnect": _ordering(
+        "order", closed(_TENANT),
+        {400: ("invalid_user_id", "invalid_tenant"), 404: ("not_found",)},
+    ),
+    f"{ADMIN}/revocations": _ordering(
+        "revocation",
+        {**closed({**_TENANT, "user_id": nullable(ID), "jti": nullable(ID),
+                   "issued_before": nullable(NUMBER)}),
+         "oneOf": [
+             struct({"user_id": ID}, {"jti": {"type": "null"}}),
+             struct({"jti": ID}, {"user_id": {"type": "null"}, "issued_before": False}),
+         ]},
+        {400: ("invalid_user_id", "invalid_jti", "invalid_tenant", "invalid_issued_before")},
+    ),
+    f"{ADMIN}/nodes/{{node_id}}/drain": _ordering(
+        "order", closed(_REASON), {404: ("node_not_found", "not_found")}
+    ),
+}  # fmt: skip
+"""Path → what it is; all WebSocket paths are that of ``/ws``."""
