@@ -13,6 +13,7 @@ from broker.redis.broker import Broker
 from gateway import close_codes
 from gateway.app import Gateway
 from gateway.close_codes import CloseCode
+from gateway.websocket import WebSocket
 from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.support.clients import eventually
 from tests.support.servers import token
@@ -61,6 +62,7 @@ async def test_its_pings_are_answered_and_ours_by_it(gateway: Gateway, base: str
         async with asyncio.timeout(5):
             assert await (await socket.ping(b"x" * 125)) >= 0
         (connection,) = gateway.node.sockets
+        assert isinstance(connection, WebSocket)
         connection.beat()
         assert not connection.heard
         # Answered by the library's reader: whoever is silent would be dropped by the next beat.
