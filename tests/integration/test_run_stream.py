@@ -12,9 +12,11 @@ import pytest
 from agents_sdk import Run, Worker
 from broker.channels import Owner
 from broker.config import Settings
+from broker.cursor import ZERO
 from broker.redis.broker import Broker
 from gateway.app import Gateway
 from gateway.connection import CLOSE_SECONDS
+from gateway.resync import Resync
 from tests.support.clients import FIVE, Frame, eventually
 from tests.support.servers import token
 
@@ -348,6 +350,25 @@ async def test_an_end_that_is_no_longer_kept_is_told(
         assert again.frames[1]["payload"]["reason"] == "trimmed"
 
 
+async def test_after_a_hole_on_the_way_it_is_asked_anew(
+    base: str, gateway: Gateway, agents: Agents
+) -> None:
+    """The run's end may have been in it, so waiting for that could be for ever."""
+    body = {"id": "m1", "agent": "waits", "content": "x"}
+    async with Posted(base, body) as first:
+        await first.until(lambda me: me.text() == "before ")
+        (stream,) = gateway.node.sockets
+        stream.send(Resync("overrun", ZERO, ZERO).frame())
+        await first.end()
+        assert first.kinds()[-2:] == ["resync", "closing"]
+        assert first.frames[-1]["payload"]["code"] == 4503
+    agents.go_on.set()
+    async with Posted(base, body, last=first.last) as again:
+        await again.end()
+    assert mine(first.kinds() + again.kinds()).count("agent_completed") == 1
+    assert len(agents.begun) == 1
+
+
 async def test_without_an_id_nothing_is_begun_a_second_time(base: str, agents: Agents) -> None:
     async with Posted(base, {"agent": "five", "content": "x"}) as first:
         await first.end()
@@ -432,6 +453,17 @@ async def test_whoever_does_not_read_ends_nothing_and_blocks_nothing(
     async with Posted(base, {"id": "m1", "agent": "waits", "content": "x"}) as again:
         await again.end()
         assert again.frames[-1]["payload"]["status"] == "succeeded"
+
+
+async def test_a_page_from_an_allowed_origin_may_read_it(
+    settings: Settings, agents: Agents
+) -> None:
+    page = "https://chat.example"
+    async with Gateway(settings.model_copy(update={"allowed_origins": (page,)})) as gateway:
+        body = {"id": "m1", "agent": "five", "content": "x"}
+        async with Posted(f"http://127.0.0.1:{gateway.port}", body, headers={"Origin": page}) as it:
+            await it.end()
+            assert it.response.headers.getall("Access-Control-Allow-Origin") == [page]
 
 
 async def test_plain_requests_are_answered_as_ever(base: str, agents: Agents) -> None:
