@@ -124,3 +124,23 @@ def test_stock_clients_read_why_they_are_closed(redis_server: Redis, tmp_path: P
     shown = run_program(redis_server, tmp_path, CLOSED)
     # The stream came back by itself, after its `retry`, and was refused then.
     assert shown.splitlines() == ["are you there", why, "401", why, "true"]
+
+
+CUT = """
+stream.addEventListener("message", ({ data }) => {
+  if (JSON.parse(data).type !== "agent_started") return;
+  const operator = { Authorization: `Bearer ${process.env.OPERATOR_KEY}` };
+  fetch(`${base}/api/v1/admin/users/alice/disconnect`, {
+    method: "POST", headers: operator, body: "{}",
+  });
+});
+let opened = 0;
+stream.addEventListener("open", () => (opened += 1));
+process.on("exit", () => console.log(`opened ${opened} times`));
+"""
+
+
+@pytest.mark.timeout(60)
+def test_an_event_source_goes_on_where_it_was_cut(redis_server: Redis, tmp_path: Path) -> None:
+    shown = run_program(redis_server, tmp_path, snippet(PAGE, "stream.mjs") + CUT)
+    assert shown == f"{UNBROKEN}opened 2 times\n"
