@@ -86,6 +86,7 @@ export class Pane {
   #followNext = false;
   #resumedEvents = 0;
   #wasLive = false;
+  #threadsAsked = false;
   #awaySince = 0;
   #threads = null;
 
@@ -151,13 +152,14 @@ export class Pane {
     part.thread.value = thread;
     part.threads.open = part.scope.open = this.root.clientWidth >= WIDE_PANE_PX;
     this.#threads = new Threads(person.id, () => this.#showThreads());
+    this.#threadsAsked = false;
     this.#openChat();
-    this.#fetchThreads(this.#threads);
     part.question.focus({ preventScroll: true });
   }
 
   /** Those that the server knows, from other browsers too; without them the list is what this one remembers. */
   async #fetchThreads(threads) {
+    this.#threadsAsked = true;
     try {
       const token = await this.#access.token(this.#person, { fresh: false });
       const response = await fetch("/api/v1/threads?limit=50", { headers: { Authorization: `Bearer ${token}` } });
@@ -237,6 +239,7 @@ export class Pane {
 
   #showState({ state, previous, code, reason, retryInMs, offline }) {
     const { pill, drop, dropWord, dropRest, send } = this.#part;
+    if (state === "live" && !this.#threadsAsked) this.#fetchThreads(this.#threads); // by now the token is known to be good
     const seconds = Math.round((retryInMs ?? 0) / 1000);
     pill.dataset.state = state;
     setText(pill, offline ? "Offline" : state === "waiting" && seconds > 1 ? `Reconnecting in ${seconds} s` : STATE_WORDS[state]);

@@ -237,8 +237,8 @@ async def test_a_stop_ends_a_run_before_it_starts_while_it_runs_and_without_its_
         assert status(await client.until_ended(queued)) == "cancelled"
         await scene.settle()
         history = scene.judge(fault="stop: before, during, worker dead", recovery_seconds=ended)
-        assert of_run(history, held) == ["user_message", "agent_completed"]
-        assert of_run(history, queued) == ["user_message", "agent_completed"]
+        assert of_run(history, held) == ["user_message", "stop_requested", "agent_completed"]
+        assert of_run(history, queued) == ["user_message", "stop_requested", "agent_completed"]
 
 
 async def test_three_disconnects_without_traffic_move_nobodys_cursor(report: Report) -> None:

@@ -94,6 +94,8 @@ def status_of(told: dict[str, Any]) -> int:
     )
     if bad:
         return REFUSED
+    if told.get("role") == "operator":
+        return FORBIDDEN  # it opens no chat
     return OPEN if modes is None or "main" in modes else FORBIDDEN
 
 
