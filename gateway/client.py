@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Self
 
 import aiohttp
@@ -28,7 +26,18 @@ from gateway.client_errors import (
 )
 from gateway.position import Position
 from gateway.reconnect import LOST, RETRYABLE_STATUS, Reconnects, closed
-from gateway.requests import CONTROL, Frame, Requests, decode_frame, frame_text, new_id, payload_of
+from gateway.requests import (
+    CONTROL,
+    Accepted,
+    Frame,
+    Requests,
+    decode_frame,
+    frame_text,
+    new_id,
+    payload_of,
+)
+from gateway.run_texts import RunTexts
+from gateway.token_source import Token, TokenSource
 
 __all__ = [
     "Accepted", "BadFrame", "ChatClient", "ChatError", "Closed", "ConnectionRefused", "Rejected",
@@ -43,25 +52,14 @@ INBOX_FRAMES: Final = 10_000
 """Received and not yet read by the caller; beyond it nothing is read from the socket, and the
 gateway keeps the rest in the log."""
 
-Token = str | Callable[[], str | Awaitable[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A run that a message began; ``duplicate`` when an earlier sending of it had begun it."""
-
-    id: str
-    thread_id: str
-    agent: str
-    duplicate: bool
-
 
 class ChatClient:
     """One user's view of one channel; ``async with`` connects and closes.
 
     :param url: the gateway, as ``ws://host:port/ws``.
     :param token: a token, or what gives a fresh one (also awaitable): then it is asked on every
-        connection and before the token expires, and the client can stay for ever.
+        connection and before the token expires, and the client can stay for ever. What it raises
+        while the client comes back is logged, and it is asked again.
     :param after: resume from this cursor; ``"0-0"`` for everything retained.
     :param connection: with ``secret``: the isolated connection to take up.
     :param random_source: gives numbers in [0, 1) for the jitter.
@@ -87,7 +85,7 @@ class ChatClient:
         random_source: Callable[[], float] = random.random,
     ) -> None:
         self._url = URL(url)
-        self._token = token
+        self._tokens = TokenSource(token)
         parameters = {
             "mode": mode,
             "isolation_level": isolation_level,
@@ -98,9 +96,10 @@ class ChatClient:
             "secret": secret,
         }
         self._parameters = {name: value for name, value in parameters.items() if value is not None}
-        self._reconnects = Reconnects(random_source, new_tokens=callable(token))
+        self._reconnects = Reconnects(random_source, new_tokens=self._tokens.renewable)
         self._position = Position(strict=isolation_level == "strict", after=after, run_id=run_id)
         self._requests = Requests()
+        self._texts = RunTexts()
         self._inbox: asyncio.Queue[Frame | None] = asyncio.Queue(INBOX_FRAMES)
         self._session: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -115,6 +114,10 @@ class ChatClient:
         """The last event's id, for ``after``; ``None`` in strict mode: there each run has one."""
         return self._position.cursor
 
+    def text(self, run_id: str) -> str:
+        """A run's text, as far as :meth:`events` or :meth:`frames` have been read."""
+        return self._texts.of(run_id)
+
     @property
     def connected(self) -> bool:
         """Whether there is a connection at this moment."""
@@ -123,7 +126,7 @@ class ChatClient:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(raise_for_status=raise_refusal)
         try:
-            socket = await self._connect(self._session)
+            socket = await self._connect(self._session, await self._tokens.give())
         except BaseException:
             await self._session.close()
             raise
@@ -160,12 +163,7 @@ class ChatClient:
         optional = {"thread_id": thread_id, "agent": agent, "metadata": metadata}
         payload = {name: value for name, value in optional.items() if value is not None}
         told = await self._ask("user_message", {"content": content, **payload}, message_id)
-        return Accepted(
-            id=told["run_id"],
-            thread_id=told["thread_id"],
-            agent=told["agent"],
-            duplicate=told["duplicate"],
-        )
+        return Accepted(told["run_id"], told["thread_id"], told["agent"], told["duplicate"])
 
     async def stop(self, run_id: str) -> None:
         """Ask for the run's end; ``agent_completed`` with status ``cancelled`` follows.
@@ -205,8 +203,8 @@ class ChatClient:
     async def events(self) -> AsyncGenerator[Frame, None]:
         """Every event once, in the log's order, until :meth:`close`.
 
-        Among them what must not be missed: ``resync`` frames (events may be missing, or come
-        again) and ``error`` frames that answer no call. Nothing is lost between :meth:`__aenter__`
+        Among them what must not be missed: ``resync`` frames (events may be missing; none comes
+        twice) and ``error`` frames that answer no call. Nothing is lost between :meth:`__aenter__`
         and this call. One reader at a time, of this or of :meth:`frames`.
 
         :raises Closed, ConnectionRefused: the gateway does not let the client come back.
@@ -225,11 +223,13 @@ class ChatClient:
                 if self._failure is not None:
                     raise self._failure
                 return
+            self._texts.take(frame)
             yield frame
 
-    async def _connect(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+    async def _connect(
+        self, session: aiohttp.ClientSession, token: str
+    ) -> aiohttp.ClientWebSocketResponse:
         """A connection whose first frame has been taken, and on which is sent what is open."""
-        token = await self._give_token()
         query = {**self._parameters, **self._position.parameters()}
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -290,8 +290,12 @@ class ChatClient:
         """A new connection, once the close code's delay is over."""
         while True:
             await asyncio.sleep(self._reconnects.delay_seconds(code))
+            token = await self._tokens.try_give()
+            if token is None:  # whoever gives them may be away as well
+                code = LOST
+                continue
             try:
-                return await self._connect(session)
+                return await self._connect(session, token)
             except Closed as again:
                 code = again.code
             except ConnectionRefused as refused:
@@ -308,12 +312,13 @@ class ChatClient:
 
     async def _receive(self, frame: Frame) -> None:
         kind, payload = frame.get("type"), payload_of(frame)
-        self._reconnects.progress()
+        if kind not in CONTROL or kind == "live":
+            self._reconnects.progress()
         deliver = self._position.take(frame)
         answered = self._requests.settle(frame)
         if kind == "error" and not answered:
             frame.pop("ref", None)  # nobody awaits it: the reader of events gets it
-        elif kind == "token_expiring" and callable(self._token):
+        elif kind == "token_expiring" and self._tokens.renewable:
             self._refresher = asyncio.create_task(self._refresh(), name="token refresh")
         elif kind == "draining":
             self._reconnects.told(payload["reconnect_after_ms"])
@@ -338,11 +343,7 @@ class ChatClient:
 
     async def _refresh(self) -> None:
         """Prolongs the session; if that fails, the close code 4401 brings a new connection."""
-        with contextlib.suppress(ChatError):
-            await self._ask("auth_refresh", {"token": await self._give_token()})
-
-    async def _give_token(self) -> str:
-        if isinstance(self._token, str):
-            return self._token
-        given = self._token()
-        return await given if inspect.isawaitable(given) else given
+        token = await self._tokens.try_give()
+        if token is not None:
+            with contextlib.suppress(ChatError):
+                await self._ask("auth_refresh", {"token": token})

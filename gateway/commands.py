@@ -135,6 +135,10 @@ class Commands:
                 await self._return_share(message)
         return registered
 
+    async def begun_by(self, owner: Owner, message_id: str) -> Registered:
+        """The run that a message began: ``run_not_found`` when none is known."""
+        return await self._tried(lambda: self._broker.begun_by(owner, message_id))
+
     async def _take_share(self, message: Message) -> None:
         """A message and a run of what the users of a tenant have together."""
         tenant, shared = message.owner.group, message.shared

@@ -117,7 +117,10 @@ class Connection(asyncio.Protocol, ABC):
 
         ``cursor``: where a client that has it is.
         """
-        self.outbox.put(self.wire.text(self._shaped(text), cursor))
+        self.outbox.put(self._framed(text, cursor))
+
+    def _framed(self, text: bytes, cursor: bytes = b"") -> bytes:
+        return self.wire.text(self._shaped(text), cursor)
 
     def _shaped(self, text: bytes) -> bytes:
         return legacy_control(text, now_ms()) if self.wire.legacy else text

@@ -61,6 +61,7 @@ class EventStream(Connection):
             "Cache-Control: no-store",
             "X-Accel-Buffering: no",  # nginx would keep events until it has a buffer full
             "Transfer-Encoding: chunked",
+            "Connection: close",  # nothing follows it: no client is to send its next request here
         ]
         origin = headers.get("Origin")
         if origin is not None:  # one of those allowed, or it would not be here
@@ -77,7 +78,7 @@ class EventStream(Connection):
     def goodbye(self, why: CloseCode) -> bytes:
         """Why it ends, and that it does: a body that was cut off must not look like a whole one."""
         told: dict[str, Any] = {"code": why.code, "reason": why.name}
-        return self.wire.text(self._shaped(control("closing", told))) + sse_chunk(b"")
+        return self._framed(control("closing", told)) + sse_chunk(b"")
 
     def close(self, why: CloseCode) -> None:
         """Close; what was queued goes out before it."""

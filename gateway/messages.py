@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.redis.records import Registered
 from gateway.claims import Identity
 from gateway.commands import Message, new_id
 from gateway.handshake import Opening
@@ -36,3 +37,13 @@ def message_of(
         allowance=node.admission.allowance(identity),
         shared=node.admission.policy.shared(identity.owner.tenant),
     )
+
+
+async def begin(node: Node, message: Message) -> Registered:
+    """Register the message's run, once per message id, and give it to its agent's workers."""
+    spec = await node.commands.agent(message.agent)
+    registered = await node.commands.register(message, spec)
+    if not registered.duplicate:
+        node.tally.accept(message.owner.tenant)
+    await node.commands.enqueue(registered, spec, message.owner)
+    return registered

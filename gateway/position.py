@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from broker.cursor import ZERO, Cursor, parse
 from broker.events import AGENT_COMPLETED
+from gateway.repeats import Repeats
 
 _ASKED_ONCE: Final = ("thread_id", "connection_id", "secret")
 
@@ -33,6 +34,7 @@ class Position:
         self._runs: dict[str, Cursor] = {}
         self._roots: dict[str, str] = {}
         self._told: dict[str, str] = {}
+        self._repeats, self._resynced = Repeats(), False
         start = None
         with suppress(ValueError):  # then a resync says where the client stands
             start = None if after is None else parse(after)
@@ -82,7 +84,8 @@ class Position:
     def take(self, frame: Mapping[str, Any]) -> bool:
         """Move on by one frame from the server; false for an event that the client already has."""
         if "id" in frame:
-            return self._event(frame)
+            # Without a resync no log repeats anything, so what has a new id is a new event.
+            return self._event(frame) and (self._repeats.is_new(frame) or not self._resynced)
         payload = frame.get("payload")
         if not isinstance(payload, dict):
             return True
@@ -118,6 +121,7 @@ class Position:
     def _resync(self, payload: Mapping[str, Any]) -> None:
         """The log goes on from here, which may be before what the client has seen."""
         start = parse(payload["from"])
+        self._resynced = True
         run_id = payload.get("run_id")
         if not self._strict:
             self._cursor = start

@@ -25,6 +25,16 @@ CONTROL: Final = frozenset(
 Frame = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A run that a message began; ``duplicate`` when an earlier sending of it had begun it."""
+
+    id: str
+    thread_id: str
+    agent: str
+    duplicate: bool
+
+
 @dataclass(slots=True)
 class Request:
     """One frame, as it is sent, and its future reply."""

@@ -12,7 +12,7 @@ from aiohttp import web
 from broker.channels import Channel, Level, Mode, Scope
 from broker.cursor import ZERO
 from broker.events import timestamp
-from gateway import admission, handshake, history, session
+from gateway import admission, handshake, history, run_stream, session
 from gateway.bodies import read_object
 from gateway.claims import Identity
 from gateway.commands import new_id
@@ -20,7 +20,7 @@ from gateway.credentials import AuthError, bearer
 from gateway.handshake import BadRequest, Opening
 from gateway.history import MOST
 from gateway.http_api import NODE, json_response
-from gateway.messages import message_of
+from gateway.messages import begin, message_of
 from gateway.node import Node
 from gateway.tickets import TICKET_SECONDS
 
@@ -39,8 +39,11 @@ async def ticket(request: web.Request) -> web.Response:
     return json_response({"ticket": made, "expires_in_seconds": TICKET_SECONDS}, status=201)
 
 
-async def message(request: web.Request) -> web.Response:
-    """``POST /api/v1/messages``: begin a run; the same ``id`` again gives the same run."""
+async def message(request: web.Request) -> web.StreamResponse:
+    """``POST /api/v1/messages``: begin a run; the same ``id`` again gives the same run.
+
+    Whoever accepts events gets those of the run: :mod:`gateway.run_stream`.
+    """
     node = request.app[NODE]
     identity = await user_of(node, request)
     fields = await read_object(request, "id", "content", "agent", "metadata", *_PLACE)
@@ -49,6 +52,9 @@ async def message(request: web.Request) -> web.Response:
         raise BadRequest("bad_body", f"{', '.join(_PLACE)} are strings")
     opening = _opening(request, asked, identity)
     command = session.message(fields.get("id"), fields)
+    as_events = run_stream.is_wanted(request.headers)
+    if as_events:
+        run_stream.check(request, node, opening, command.ref)
     if opening.scope is Scope.CONNECTION:
         await _own_connection(node, identity, opening)
     thread_id = command.thread_id or new_id()
@@ -58,12 +64,9 @@ async def message(request: web.Request) -> web.Response:
         node, identity, opening, command,
         connection_id=opening.connection or "", thread_id=thread_id,
     )  # fmt: skip
-    spec = await node.commands.agent(command.agent)
-    registered = await node.commands.register(begun, spec)
-    if not registered.duplicate:
-        node.tally.accept(identity.owner.tenant)
-    await node.commands.enqueue(registered, spec, identity.owner)
-    return json_response(registered.told, status=202)
+    if as_events:
+        return await run_stream.answer(request, node, identity, opening, begun)
+    return json_response((await begin(node, begun)).told, status=202)
 
 
 async def run(request: web.Request) -> web.Response:

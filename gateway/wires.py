@@ -32,6 +32,10 @@ class Wire:
         return self._message(with_id(entry.id, entry.body), entry.id)
 
 
+def _unframed(text: bytes, cursor: bytes) -> bytes:
+    return b"%b\n%b" % (cursor, text)
+
+
 def _ws_message(text: bytes, cursor: bytes) -> bytes:
     del cursor  # it stands in the text, and only there
     return ws_text(text)
@@ -41,6 +45,8 @@ WEBSOCKET: Final = Wire(_ws_message)
 WEBSOCKET_LEGACY: Final = Wire(_ws_message, legacy=True)
 STREAM: Final = Wire(sse_message)
 STREAM_LEGACY: Final = Wire(sse_message, legacy=True)
+UNFRAMED: Final = Wire(_unframed)
+"""For an outbox that looks at what it is given: a line with the cursor, or none, and the text."""
 
 
 class Frames:

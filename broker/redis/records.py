@@ -60,7 +60,7 @@ class Registered:
     """A run that is in the registry.
 
     ``duplicate``: the message had begun it before. ``enqueue``: give it to the queue now. ``busy``:
-    the thread's open runs before this one, oldest first.
+    the thread's open runs before this one, oldest first. ``ended``: it has ended already.
     """
 
     run_id: str
@@ -70,6 +70,7 @@ class Registered:
     duplicate: bool
     enqueue: bool
     busy: tuple[str, ...] = ()
+    ended: bool = False
 
     @property
     def told(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from broker.channels import Channel, Owner, Scope
 from broker.codec import head
 from broker.errors import RunNotFound
 from broker.events import USER_MESSAGE, encode, timestamp
+from broker.lifecycle import State
 from broker.redis import scripts
 from broker.redis.quotas import Quotas
 from broker.redis.records import (
@@ -64,7 +65,7 @@ class Runs(Quotas):
         timeout_ms = milliseconds(self.limits.queue_timeout_seconds / 10)
         reply = await self._register(request, spec, timeout_ms=timeout_ms, echo=body, worker="")
         if reply[0] == b"DUPLICATE":
-            return await self._begun(request, reply[1].decode())
+            return await self._begun(request.channel.partition, reply[1].decode())
         return Registered(
             run_id=request.run_id,
             thread_id=request.thread_id,
@@ -74,6 +75,13 @@ class Runs(Quotas):
             enqueue=reply[1] == b"1",
             busy=tuple(run.decode() for run in reply[2:]),
         )
+
+    async def begun_by(self, owner: Owner, message_id: str) -> Registered:
+        """The run that a message of this owner began; RunNotFound when none is known."""
+        run_id = await self.client.execute("GET", self.keys.message(owner, message_id))
+        if run_id is None:
+            raise RunNotFound(subject=message_id)
+        return await self._begun(self.keys.partition(owner), run_id.decode())
 
     async def open_run(self, request: RunRequest, spec: AgentSpec, *, worker_id: str) -> Claim:
         """Register a run that no client began, claimed by the caller from the start.
@@ -240,8 +248,8 @@ class Runs(Quotas):
         )
         return reply
 
-    async def _begun(self, request: RunRequest, run_id: str) -> Registered:
-        key = self.keys.run(request.channel.partition, run_id)
+    async def _begun(self, partition: int, run_id: str) -> Registered:
+        key = self.keys.run(partition, run_id)
         thread, agent, state, worker, held = await self.client.execute(
             "HMGET", key, "thread", "agent", "state", "worker", "held"
         )
@@ -251,10 +259,11 @@ class Runs(Quotas):
             run_id=run_id,
             thread_id=thread.decode(),
             agent=agent.decode(),
-            partition=request.channel.partition,
+            partition=partition,
             duplicate=True,
             # The gateway that registered it may have died before it queued it.
             enqueue=state == b"queued" and worker is None and held is None,
+            ended=state == State.COMPLETED.encode(),
         )
 
     async def _enqueue(self, agent: str, partition: int, run_id: str) -> None:

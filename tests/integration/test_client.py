@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -292,6 +293,115 @@ async def test_a_new_connection_brings_a_new_token() -> None:
     async with serving(first, second) as server, client(server, token=token) as chat:
         await ids(chat, "2-0")
         assert [here.token for here in server.connections] == ["one", "two"]
+
+
+async def test_a_token_that_cannot_be_had_now_is_asked_for_again() -> None:
+    """Whoever gives tokens may be away for as long as the gateway was."""
+
+    async def first(here: Connection) -> None:
+        await here.hello("1-0")
+        await here.control("token_expiring", expires_at="2026-11-23T00:00:00Z")
+        await here.event("2-0")
+        await asyncio.wait_for(asked_twice.wait(), 5)
+
+    async def second(here: Connection) -> None:
+        await here.hello("2-0")
+        await here.event("3-0")
+        await stay(here)
+
+    asked_twice = asyncio.Event()
+    answers: list[str | Exception] = ["one", OSError("away"), ValueError("away"), "two"]
+
+    def token() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            asked_twice.set()
+            raise answer
+        return answer
+
+    async with serving(first, second) as server, client(server, token=token) as chat:
+        assert await ids(chat, "3-0") == ["2-0", "3-0"]
+        assert [here.token for here in server.connections] == ["one", "two"]
+
+
+async def test_a_first_token_that_cannot_be_had_is_its_callers_error() -> None:
+    def token() -> str:
+        raise LookupError("nobody is logged in")
+
+    async with serving() as server:
+        with pytest.raises(LookupError):
+            await client(server, token=token).__aenter__()
+
+
+async def test_the_text_of_a_run_is_put_together_over_connections() -> None:
+    async def delta(here: Connection, offset: int, text: str) -> None:
+        told = {"offset": offset, "next": offset + len(text), "text": text}
+        await here.ws.send_json({"type": "agent_delta", "run_id": "r", "payload": told})
+
+    async def first(here: Connection) -> None:
+        await here.hello("1-0")
+        await delta(here, 0, "Hel")
+
+    async def second(here: Connection) -> None:
+        await here.hello("1-0")
+        await delta(here, 0, "Hello")
+        await delta(here, 5, " you")
+        await here.event("2-0", type="agent_completed", payload={"response": None})
+        await stay(here)
+
+    async with serving(first, second) as server, client(server) as chat:
+        said = []
+        async for event in chat.events():
+            said.append(chat.text("r"))
+            if event["type"] == "agent_completed":
+                break
+        assert said == ["Hel", "Hello", "Hello you", "Hello you"]
+
+
+async def test_what_a_rewritten_log_repeats_is_left_out() -> None:
+    async def line(here: Connection) -> None:
+        await here.hello("9-0")
+        await here.event("10-0", seq=1)
+        await here.control("resync", **{"reason": "forked", "from": "2-0", "channel_cursor": "5-0"})
+        await here.event("4-0", seq=1)
+        await here.event("5-0", seq=2)
+        await stay(here)
+
+    async with serving(line) as server, client(server) as chat:
+        had = [event.get("seq") async for event in _until(chat, "5-0")]
+        assert had == [1, None, 2]  # None: the resync
+        assert chat.cursor == "5-0"
+
+
+async def test_being_greeted_and_sent_away_is_no_progress() -> None:
+    """A gateway in trouble is not stormed by those whom it lets in and out again."""
+
+    async def away(here: Connection) -> None:
+        await here.hello("1-0")
+        await here.control("resync", **{"reason": "forked", "from": "1-0", "channel_cursor": "1-0"})
+        await here.ws.close(code=4503)
+
+    async def well(here: Connection) -> None:
+        await here.hello("1-0")
+        await here.event("2-0")
+        await stay(here)
+
+    begun = time.monotonic()
+    async with (
+        serving(away, away, away, well) as server,
+        client(server, random_source=lambda: 1.0) as chat,
+    ):
+        async for event in chat.events():
+            if event["type"] == "agent_thinking":
+                break
+    assert time.monotonic() - begun > 0.25 + 0.5 + 1.0  # and not three times the shortest
+
+
+async def _until(chat: ChatClient, last: str) -> AsyncIterator[dict[str, Any]]:
+    async for event in chat.events():
+        yield event
+        if event.get("id") == last:
+            return
 
 
 async def test_an_expiring_token_is_renewed_on_the_same_connection() -> None:

@@ -39,6 +39,7 @@ PAGES = (
     "docs/how-to/rotate-keys.md",
     "docs/how-to/measure-your-installation.md",
     "docs/how-to/administer.md",
+    "docs/how-to/use-any-client.md",
 )
 COMMAND_SECONDS = 40.0
 SHOWN_SECONDS = 40.0
@@ -54,10 +55,12 @@ for word in words:
         headers[name] = value
     elif word == "-d":
         body = next(words).encode()
-    elif word != "-s":
+    elif word not in ("-s", "-sN"):
         url = word
 request = urllib.request.Request(url, body, headers)
-sys.stdout.write(urllib.request.urlopen(request).read().decode())
+for line in urllib.request.urlopen(request):
+    sys.stdout.write(line.decode())
+    sys.stdout.flush()
 """
 """For machines without curl: as much of it as the pages use."""
 

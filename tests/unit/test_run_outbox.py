@@ -1,0 +1,80 @@
+"""What a run's own stream takes from its channel."""
+
+from typing import Any
+
+import orjson
+
+from broker.cursor import ZERO, Cursor
+from gateway.frames import sse_message
+from gateway.outbox import MAX_UNSENT_BYTES
+from gateway.run_outbox import RunOutbox
+from gateway.wires import UNFRAMED
+
+
+def event(run_id: str, *, kind: str = "agent_thinking", **fields: Any) -> bytes:
+    return orjson.dumps({"type": kind, "run_id": run_id, **fields})
+
+
+def push(outbox: RunOutbox, text: bytes, cursor: bytes = b"5-0") -> bool:
+    return outbox.push(UNFRAMED.text(text, cursor))
+
+
+def test_it_takes_the_runs_events_and_text_and_no_others() -> None:
+    outbox = RunOutbox("r", ZERO)
+    assert push(outbox, event("r"))
+    assert push(outbox, event("other"))
+    assert push(outbox, event("other", parent_run_id="another"))
+    assert push(outbox, event("r", kind="agent_delta"), b"")
+    delta = sse_message(event("r", kind="agent_delta"), b"")
+    assert outbox.take() == sse_message(event("r"), b"5-0") + delta
+
+
+def test_sub_agents_are_known_by_their_parents_however_deep() -> None:
+    outbox = RunOutbox("r", Cursor(6, 0))
+    push(outbox, event("child", parent_run_id="r"), b"5-0")  # the client has it
+    push(outbox, event("grandchild", parent_run_id="child"), b"6-0")
+    assert outbox.take() == b""
+    push(outbox, event("grandchild", kind="agent_delta"), b"")
+    assert b"grandchild" in outbox.take()
+
+
+def test_cursors_are_compared_as_numbers() -> None:
+    outbox = RunOutbox("r", Cursor(5, 9))
+    push(outbox, event("r"), b"5-9")
+    assert outbox.take() == b""
+    push(outbox, event("r"), b"5-10")
+    assert outbox.take() != b""
+
+
+def test_it_ends_with_the_runs_own_terminal_event() -> None:
+    outbox = RunOutbox("r", ZERO)
+    push(outbox, event("child", parent_run_id="r", kind="agent_completed"))
+    push(outbox, event("other", kind="agent_completed"))
+    assert not outbox.ended
+    push(outbox, event("r", kind="agent_completed"))
+    assert outbox.ended
+
+
+def test_it_has_ended_for_whom_has_the_end_already() -> None:
+    outbox = RunOutbox("r", Cursor(9, 0))
+    push(outbox, event("r", kind="agent_completed"))
+    assert outbox.ended
+    assert outbox.take() == b""
+
+
+def test_an_end_that_had_no_room_comes_later() -> None:
+    outbox = RunOutbox("r", ZERO)
+    outbox.put(b"x" * (MAX_UNSENT_BYTES + 1))
+    assert not push(outbox, event("r", kind="agent_completed"))
+    assert not outbox.ended
+    assert push(outbox, event("other"))
+    outbox.take()
+    assert push(outbox, event("r", kind="agent_completed"))
+    assert outbox.ended
+
+
+def test_what_is_no_event_is_nobodys() -> None:
+    outbox = RunOutbox("r", ZERO)
+    for text in (b"no json", b"[]", b'"r"', b"{}"):
+        assert push(outbox, text)
+    assert outbox.take() == b""
