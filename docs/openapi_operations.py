@@ -178,7 +178,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         tag=USERS, security=_BEARER,
         body=closed({"id": nullable(ID), **MESSAGE["properties"], **_OF_PLACE},
                     {"content": CONTENT}),
-        answers={202: json(REPLIES["run_accepted"])},
+        answers={
+            200: {"text/event-stream": STRING},  # for who accepts that: the run itself
+            202: json(REPLIES["run_accepted"]),
+        },
         refused=together(_USER, _BODY, _PLACE, {
             400: ("bad_frame",), 404: ("unknown_agent", "run_not_found"),
             429: ("rate_limited", "queue_full"),
