@@ -24,6 +24,7 @@ from gateway.client_errors import (
     Rejected,
     raise_refusal,
 )
+from gateway.client_transport import Socket, Transport, TransportName
 from gateway.position import Position
 from gateway.reconnect import LOST, RETRYABLE_STATUS, Reconnects, closed
 from gateway.requests import (
@@ -45,9 +46,6 @@ __all__ = [
 
 CONNECT_SECONDS: Final = 10.0
 """For the TCP connection, the handshake and the first frame together."""
-HEARTBEAT_SECONDS: Final = 25.0
-"""How often the client pings; half of it without an answer, and the connection counts as lost."""
-MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 INBOX_FRAMES: Final = 10_000
 """Received and not yet read by the caller; beyond it nothing is read from the socket, and the
 gateway keeps the rest in the log."""
@@ -62,6 +60,8 @@ class ChatClient:
         while the client comes back is logged, and it is asked again.
     :param after: resume from this cursor; ``"0-0"`` for everything retained.
     :param connection: with ``secret``: the isolated connection to take up.
+    :param transport: ``websocket``, ``sse``, or ``auto``: a WebSocket, and an event stream where
+        somebody on the way does not let WebSockets through.
     :param random_source: gives numbers in [0, 1) for the jitter.
 
     Entering raises :class:`ConnectionRefused` or :class:`Closed`; afterwards the client comes back
@@ -82,10 +82,12 @@ class ChatClient:
         events: str | None = None,
         connection: str | None = None,
         secret: str | None = None,
+        transport: TransportName = "auto",
         random_source: Callable[[], float] = random.random,
     ) -> None:
         self._url = URL(url)
         self._tokens = TokenSource(token)
+        self._transport = Transport(transport)
         parameters = {
             "mode": mode,
             "isolation_level": isolation_level,
@@ -102,7 +104,7 @@ class ChatClient:
         self._texts = RunTexts()
         self._inbox: asyncio.Queue[Frame | None] = asyncio.Queue(INBOX_FRAMES)
         self._session: aiohttp.ClientSession | None = None
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: Socket | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._refresher: asyncio.Task[None] | None = None
         self._failure: ChatError | None = None
@@ -226,20 +228,12 @@ class ChatClient:
             self._texts.take(frame)
             yield frame
 
-    async def _connect(
-        self, session: aiohttp.ClientSession, token: str
-    ) -> aiohttp.ClientWebSocketResponse:
+    async def _connect(self, session: aiohttp.ClientSession, token: str) -> Socket:
         """A connection whose first frame has been taken, and on which is sent what is open."""
         query = {**self._parameters, **self._position.parameters()}
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                socket = await session.ws_connect(
-                    self._url.update_query(query),
-                    headers={"Authorization": f"Bearer {token}"},
-                    protocols=("runcast.v3",),
-                    heartbeat=HEARTBEAT_SECONDS,
-                    max_msg_size=MAX_FRAME_BYTES,
-                )
+                socket = await self._transport.open(session, self._url, query, token)
                 try:
                     await self._begin(socket)
                 except BaseException:
@@ -251,7 +245,7 @@ class ChatClient:
         self._socket = socket
         return socket
 
-    async def _begin(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _begin(self, socket: Socket) -> None:
         first = await socket.receive()
         if first.type is not aiohttp.WSMsgType.TEXT:
             raise closed(socket.close_code or LOST)
@@ -266,9 +260,7 @@ class ChatClient:
         for text in self._requests.texts():
             await socket.send_str(text)
 
-    async def _keep(
-        self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
-    ) -> None:
+    async def _keep(self, session: aiohttp.ClientSession, socket: Socket) -> None:
         """Reads, and comes back, until the client is closed or may not."""
         try:
             while True:
@@ -284,9 +276,7 @@ class ChatClient:
             self._end()
             await socket.close()
 
-    async def _come_back(
-        self, session: aiohttp.ClientSession, code: int
-    ) -> aiohttp.ClientWebSocketResponse:
+    async def _come_back(self, session: aiohttp.ClientSession, code: int) -> Socket:
         """A new connection, once the close code's delay is over."""
         while True:
             await asyncio.sleep(self._reconnects.delay_seconds(code))

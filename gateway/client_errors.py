@@ -77,9 +77,9 @@ class BadFrame(ChatError):
 async def raise_refusal(response: aiohttp.ClientResponse) -> None:
     """For ``ClientSession(raise_for_status=…)``: aiohttp itself drops a refused handshake's body.
 
-    :raises ConnectionRefused: the answer is not the upgrade that was asked for.
+    :raises ConnectionRefused: what was asked for was refused.
     """
-    if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+    if response.status < HTTPStatus.BAD_REQUEST:
         return
     problem: dict[str, Any] = {"title": response.reason or ""}
     with contextlib.suppress(aiohttp.ClientError, orjson.JSONDecodeError):
