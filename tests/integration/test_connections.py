@@ -138,13 +138,15 @@ async def test_nothing_is_left_of_closed_connections(
         assert set(subscribed) == {*gateway.node.probe.channels, gateway.node.keys.orders}
         assert gateway.node.relay._tasks == set()
         # A look at their tokens may be under way.
-        await eventually(nothing_left)
+        await eventually(lambda: nothing_left(gateway))
 
 
-def nothing_left() -> bool:
-    """Whether no connection is remembered anywhere."""
+def nothing_left(gateway: Gateway) -> bool:
+    """Whether none of its connections is remembered anywhere."""
     gc.collect()
-    return not any(isinstance(each, WebSocket) for each in gc.get_objects())
+    return not any(
+        isinstance(each, WebSocket) and each.node is gateway.node for each in gc.get_objects()
+    )
 
 
 async def test_an_idle_connection_has_no_task_of_its_own(gateway: Gateway, base: str) -> None:
