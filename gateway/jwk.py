@@ -17,7 +17,7 @@ MAX_SET_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 64
 """Far more than any rotation needs; each is parsed at every fetch."""
 
-_TODO: Final = "Publish it as a signing key, or leave it: it is ignored."
+_ADVICE: Final = "Publish it as a signing key, or leave it: it is ignored."
 _PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
 
 
@@ -65,12 +65,12 @@ def jwk_key(jwk: dict[str, Any], pinned: tuple[str, ...], *, secrets: bool) -> K
     """
     kid = jwk.get("kid")
     if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KID_CHARS):
-        raise UnusableKey(f"its kid is not a string of at most {MAX_KID_CHARS}", _TODO)
+        raise UnusableKey(f"its kid is not a string of at most {MAX_KID_CHARS}", _ADVICE)
     if jwk.get("use", "sig") != "sig":
-        raise UnusableKey("its use is not sig", _TODO)
+        raise UnusableKey("its use is not sig", _ADVICE)
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
-        raise UnusableKey("its key_ops do not have verify", _TODO)
+        raise UnusableKey("its key_ops do not have verify", _ADVICE)
     if _PRIVATE & jwk.keys():
         raise UnusableKey("it is a private key, and no longer private", "Replace it.")
     secret = jwk.get("kty") == "oct"
@@ -79,7 +79,7 @@ def jwk_key(jwk: dict[str, Any], pinned: tuple[str, ...], *, secrets: bool) -> K
     alg = jwk.get("alg")
     narrowed = pinned if alg is None else tuple(name for name in pinned if name == alg)
     if not narrowed:
-        raise UnusableKey("its alg is not one of RUNCAST_JWT_ALGORITHMS", _TODO)
+        raise UnusableKey("its alg is not one of RUNCAST_JWT_ALGORITHMS", _ADVICE)
     material = _material(jwk)
     make = secret_key if secret else public_key
     return make(kid, material, narrowed)
@@ -91,7 +91,7 @@ def _material(jwk: dict[str, Any]) -> Any:
     try:
         return jwt.PyJWK(described, "EdDSA" if jwk.get("kty") == "OKP" else None).key
     except Exception:  # noqa: BLE001 - many kinds of error, and their texts hold the key
-        raise UnusableKey("its kty or its numbers are not understood", _TODO) from None
+        raise UnusableKey("its kty or its numbers are not understood", _ADVICE) from None
 
 
 def _usable(

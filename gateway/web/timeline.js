@@ -1,4 +1,7 @@
-/** Draws a conversation: every entry a question and the timeline of its run, changed in place as events arrive. */
+/**
+ * Draws a conversation: every entry a question and the timeline of its run, changed in place as events arrive.
+ * Long, for each kind of step has its own look, and all of them are drawn and redrawn by the same rules.
+ */
 
 import { element, icon, setText } from "./dom.js";
 import { LIFECYCLE } from "./runcast.js";

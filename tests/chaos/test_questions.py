@@ -39,11 +39,12 @@ async def race(tabs: list[ChaosClient], run_id: str, request_id: str, text: str)
     async def answer(tab: ChaosClient) -> tuple[str, Frame]:
         content = f"{text} from {tab.name}"
         payload = {"run_id": run_id, "request_id": request_id, "content": content}
-        while True:
-            reply = await tab.request("user_input", payload)
-            if reply["type"] == "ok" or not reply["payload"]["retryable"]:
-                return content, reply
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(30):
+            while True:
+                reply = await tab.request("user_input", payload)
+                if reply["type"] == "ok" or not reply["payload"]["retryable"]:
+                    return content, reply
+                await asyncio.sleep(0.1)  # a client's pace, while the fault lasts
 
     replies = await asyncio.gather(*map(answer, tabs))
     (taken,) = [content for content, reply in replies if reply["type"] == "ok"]
@@ -135,7 +136,7 @@ async def test_redis_is_restarted_while_a_run_waits(report: Report) -> None:
             request_id = await asked(tabs[0], run_id, number)
             answering = asyncio.create_task(race(tabs, run_id, request_id, f"{number}"))
             if number == 1:  # also while it is answered
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a turn of the loop, in which the answers leave
             scene.redis.kill()
             scene.redis.start()
             answers.append(await answering)

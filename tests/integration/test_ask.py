@@ -17,6 +17,7 @@ from broker.channels import Keys, Owner, Scope
 from broker.config import Settings
 from broker.errors import NotWaiting, RunNotFound
 from broker.redis.broker import Broker
+from broker.redis.steering import Steering
 from gateway.app import Gateway
 from tests.integration.sdk_rig import ALICE, ask, ended, expire, faulty_network, logged, until
 from tests.support.clients import Client, Frame, payload_of
@@ -307,7 +308,7 @@ async def test_the_agents_timeout_stands_still_while_it_waits(
         # The child's question holds the parent's time as well; it is answered 0.8 s later.
         events = await logged(broker)
         child = next(e for e in events if e.get("parent_run_id") == quick)["run_id"]
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # the time that the child waits, beside that of its parent
         (request_id,) = await request_ids(broker, child)
         await broker.answer_run(ALICE, child, request_id, "yes")
         assert (await ended(broker, quick))["response"] == "no"
@@ -328,13 +329,24 @@ async def test_a_question_that_nobody_waits_for_any_more_is_taken_back(
         assert (await ended(broker, run_id))["response"] == "no"
 
 
-async def test_a_lost_notice_costs_a_look(quick: Settings, worker: Worker, broker: Broker) -> None:
+async def test_a_lost_notice_costs_a_look(
+    quick: Settings, worker: Worker, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, look = 0, Steering.look
+
+    async def counted(*args: Any, **named: Any) -> Any:
+        nonlocal looks
+        found = await look(*args, **named)
+        looks += 1
+        return found
+
+    monkeypatch.setattr(Steering, "look", counted)
     async with worker.running():
         run_id = await ask(broker, "asks", {"prompts": ["Go on?"]})
         await until(lambda: has_asked(broker, run_id))
         (request_id,) = await request_ids(broker, run_id)
         key = broker.keys.run(broker.keys.partition(ALICE), run_id)
-        await asyncio.sleep(0.1)  # it has looked for the first time
+        await until(lambda: looks > 0)  # what is answered now is found by a later one
         await broker.client.execute("HDEL", key, f"ask:{request_id}")
         await broker.client.execute("HSET", key, f"answer:{request_id}", b'"unheard"')
         payload = await ended(broker, run_id, seconds=quick.lease_seconds / 3 + 1)
