@@ -13,7 +13,7 @@ from tests.support.chaos_report import Report
 from tests.support.faults import named
 from tests.support.history import Frame, History
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
 
 
 def at(scene: Scene, gateway: int) -> list[ChaosClient]:
@@ -167,7 +167,6 @@ async def test_all_gateways_are_replaced_under_load_and_nobody_misses_anything(
                 gateway.process.popen.send_signal(signal.SIGTERM)
                 await until(
                     lambda g=gateway: g.process.popen.poll() is not None,
-                    seconds=10,
                     what="the gateway ends",
                 )
                 assert gateway.process.popen.returncode == 0, gateway.process.printed()
@@ -186,7 +185,7 @@ async def test_all_gateways_are_replaced_under_load_and_nobody_misses_anything(
 
 
 @pytest.mark.parametrize(
-    "seconds", [4, pytest.param(30, marks=[pytest.mark.long, pytest.mark.timeout(90)])]
+    "seconds", [4, pytest.param(30, marks=[pytest.mark.long, pytest.mark.timeout(180)])]
 )
 async def test_an_agent_that_blocks_the_event_loop_keeps_its_lease(
     report: Report, seconds: int

@@ -16,7 +16,7 @@ from tests.support.chaos_report import Report
 from tests.support.history import Frame
 from tests.support.redis_cluster import cluster_redis
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
 
 PROMPTS = ["First?", "Then?", "First?"]
 
@@ -28,7 +28,7 @@ def questions(client: ChaosClient, run_id: str) -> list[Frame]:
 async def asked(client: ChaosClient, run_id: str, number: int) -> str:
     """The request id of the run's question of this number, once it has come."""
     what = f"question {number} of run {run_id}"
-    await client.until(lambda: len(questions(client, run_id)) > number, seconds=20, what=what)
+    await client.until(lambda: len(questions(client, run_id)) > number, what=what)
     found: str = questions(client, run_id)[number]["payload"]["request_id"]
     return found
 

@@ -10,7 +10,7 @@ from tests.support.clients import FIVE, Client, eventually, ready_is
 from tests.support.ports import free_port
 from tests.support.servers import Redis, running_fleet, running_redis
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
 
 
 @pytest.mark.parametrize("command", [("gateway", "--port", "0"), ("check",)])
@@ -43,11 +43,11 @@ async def test_redis_lost_and_back_loses_nothing_acknowledged(redis_server: Redi
         fleet.worker()
         base = fleet.gateway()
         async with Client(base, "alice") as client:
-            await client.completed(await client.ask("hello", agent="five"), seconds=15)
+            await client.completed(await client.ask("hello", agent="five"))
             run_id = await client.ask({"count": 300, "per_second": 100}, agent="beats", ref="m2")
             await client.until(lambda _: len(client.events(run_id)) > 20)
             redis.kill()
-            await ready_is(base, 503, seconds=10)
+            await ready_is(base, 503)
             async with aiohttp.ClientSession() as http, http.get(f"{base}/ws/health") as response:
                 assert response.status == 503
                 body = await response.json()
@@ -60,7 +60,7 @@ async def test_redis_lost_and_back_loses_nothing_acknowledged(redis_server: Redi
             redis.start()
             began = time.monotonic()
             recovery = await ready_is(base, 200) - began
-            end = await client.completed(run_id, seconds=25)
+            end = await client.completed(run_id)
             assert end["payload"]["status"] == "succeeded"
             seqs = [event["seq"] for event in client.events(run_id)]
             assert seqs == list(range(1, end["seq"] + 1))
@@ -70,7 +70,7 @@ async def test_redis_lost_and_back_loses_nothing_acknowledged(redis_server: Redi
                 lambda frames: [f for f in frames if f["type"] == "run_accepted"][2:]
             )
             again = accepted[0]["payload"]["run_id"]
-            await client.completed(again, seconds=15)
+            await client.completed(again)
             assert tuple(event["type"] for event in client.events(again)) == FIVE
             assert recovery < 10
 
@@ -87,11 +87,11 @@ async def test_a_paused_redis_is_noticed_and_survived(redis_server: Redis) -> No
             assert redis.process is not None
             redis.process.popen.send_signal(signal.SIGSTOP)
             try:
-                await ready_is(base, 503, seconds=15)
+                await ready_is(base, 503)
             finally:
                 redis.process.popen.send_signal(signal.SIGCONT)
             await ready_is(base, 200)
-            end = await client.completed(run_id, seconds=25)
+            end = await client.completed(run_id)
             seqs = [event["seq"] for event in client.events(run_id)]
             assert seqs == list(range(1, end["seq"] + 1))
 
@@ -107,12 +107,12 @@ async def test_runs_outlive_an_outage_longer_than_their_lease(redis_server: Redi
             run_id = await client.ask({"count": 400, "per_second": 20}, agent="beats")
             await client.first("agent_thinking")
             redis.kill()
-            await ready_is(base, 503, seconds=10)
+            await ready_is(base, 503)
             began = time.monotonic()
-            await eventually(lambda: time.monotonic() - began > 2 * 3, seconds=10)
+            await eventually(lambda: time.monotonic() - began > 2 * 3)
             redis.start()
             await ready_is(base, 200)
-            end = await client.completed(run_id, seconds=40)
+            end = await client.completed(run_id)
             assert end["payload"]["status"] == "succeeded", (end, worker.printed())
             seqs = [event["seq"] for event in client.events(run_id)]
             assert seqs == list(range(1, end["seq"] + 1))
@@ -120,7 +120,7 @@ async def test_runs_outlive_an_outage_longer_than_their_lease(redis_server: Redi
             lost = await client.ask({"count": 400, "per_second": 20}, agent="beats", ref="m2")
             await client.until(lambda _: len(client.events(lost)) > 2)
             worker.end(signal.SIGKILL)
-            end = await client.completed(lost, seconds=20)
+            end = await client.completed(lost)
             assert end["payload"]["status"] == "abandoned"
 
 

@@ -15,7 +15,7 @@ from tests.support.chaos_report import Report, Row
 from tests.support.clients import Client
 from tests.support.servers import Redis, running_fleet, running_redis
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 SEATS = 3
 

@@ -42,7 +42,7 @@ async def calls(broker: Broker, command: str) -> int:
     return 0
 
 
-@pytest.mark.timeout(30)  # seconds: hundreds of channels beside other tests
+@pytest.mark.timeout(120)  # seconds: hundreds of channels beside other tests
 async def test_only_logs_that_went_on_are_read_and_all_channels_are_level_again(
     gateway: Gateway, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
