@@ -12,11 +12,11 @@ import pytest
 
 from broker.errors import BrokerUnavailable
 from broker.redis.topology import new_client
-from tests.support.chaos import Scene, chaos, until
+from tests.support.chaos import QUICK_SECONDS, Scene, chaos, until
 from tests.support.chaos_client import ChaosClient
 from tests.support.chaos_log import read_logs
 from tests.support.chaos_report import Report
-from tests.support.clients import ready_is
+from tests.support.clients import PATIENCE_SECONDS, ready_is
 from tests.support.faults import named
 from tests.support.redis_server import Server, standalone
 from tests.support.servers import is_ready
@@ -27,12 +27,12 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
 GONE_SECONDS = 3.0
 """To settle when whole runs are gone with a log: their ends do not come any more."""
 
-RECLAIM_SECONDS = 5.0
+RECLAIM_SECONDS = 12.0
 """Until a run is claimed again whose claim was lost with a master's tail."""
 
 STEADY_EVENTS = 8
 
-RECOVERY_SECONDS = 3.0
+RECOVERY_SECONDS = QUICK_SECONDS
 """From a server that is there again to the next delivered event."""
 
 OURS = ("gateway ", "subscriber ", "worker-", "queue ")
@@ -76,7 +76,7 @@ async def asking(clients: Sequence[ChaosClient]) -> AsyncIterator[None]:
 
     async def accepted(client: ChaosClient) -> str:
         """With the data the agents' announcements are gone, until the workers notice."""
-        deadline = time.monotonic() + RECOVERY_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         payload = {"content": {"count": 20, "per_second": 20}, "agent": "notes"}
         if client.mode == "main":
             payload["thread_id"] = client.thread or "t"

@@ -6,6 +6,7 @@ import time
 import aiohttp
 import pytest
 
+from tests.support.chaos import QUICK_SECONDS
 from tests.support.clients import FIVE, Client, eventually, ready_is
 from tests.support.ports import free_port
 from tests.support.servers import Redis, running_fleet, running_redis
@@ -19,10 +20,8 @@ def test_redis_down_at_start_is_told_and_ends_with_1(
 ) -> None:
     """A clear message after a bounded wait, and exit status 1."""
     with running_fleet(redis_server, RUNCAST_REDIS_URL=f"redis://127.0.0.1:{free_port()}") as fleet:
-        began = time.monotonic()
         process = fleet.runcast(*command, name="without-redis")
-        assert process.popen.wait(30) == 1
-        assert time.monotonic() - began < 20
+        assert process.ended() == 1
         assert "Redis" in process.printed()
         assert "Traceback" not in process.printed()
 
@@ -30,7 +29,7 @@ def test_redis_down_at_start_is_told_and_ends_with_1(
 def test_a_worker_without_redis_is_told_and_ends_with_1(redis_server: Redis) -> None:
     with running_fleet(redis_server, RUNCAST_REDIS_URL=f"redis://127.0.0.1:{free_port()}") as fleet:
         worker = fleet.worker_process()
-        assert worker.popen.wait(30) == 1
+        assert worker.ended() == 1
         assert "Redis" in worker.printed()
         assert "Traceback" not in worker.printed()
 
@@ -72,7 +71,7 @@ async def test_redis_lost_and_back_loses_nothing_acknowledged(redis_server: Redi
             again = accepted[0]["payload"]["run_id"]
             await client.completed(again)
             assert tuple(event["type"] for event in client.events(again)) == FIVE
-            assert recovery < 10
+            assert recovery < QUICK_SECONDS
 
 
 async def test_a_paused_redis_is_noticed_and_survived(redis_server: Redis) -> None:
@@ -100,7 +99,7 @@ async def test_a_paused_redis_is_noticed_and_survived(redis_server: Redis) -> No
 async def test_runs_outlive_an_outage_longer_than_their_lease(redis_server: Redis) -> None:
     """Their workers live and could not renew: nobody is lost because Redis was."""
     del redis_server
-    with running_redis() as redis, running_fleet(redis, RUNCAST_LEASE_SECONDS="3") as fleet:
+    with running_redis() as redis, running_fleet(redis, RUNCAST_LEASE_SECONDS="5") as fleet:
         worker = fleet.worker()
         base = fleet.gateway()
         async with Client(base, "alice") as client:
@@ -109,7 +108,7 @@ async def test_runs_outlive_an_outage_longer_than_their_lease(redis_server: Redi
             redis.kill()
             await ready_is(base, 503)
             began = time.monotonic()
-            await eventually(lambda: time.monotonic() - began > 2 * 3)
+            await eventually(lambda: time.monotonic() - began > 2 * 5)
             redis.start()
             await ready_is(base, 200)
             end = await client.completed(run_id)

@@ -46,11 +46,15 @@ from tests.support.servers import Redis, running_redis
 USERS: Final = ("alice", "bob", "a:b", "a", "ünï {x} 100%")
 """Among them ids that would meet in a key if they were not encoded."""
 
+QUICK_SECONDS: Final = 12.0
+"""What begins anew at once is there again by then, on a machine that stands still for a while too;
+what waits for a lease, a look or a time-out of a default installation is not."""
+
 THREAD: Final = "b:t"
 """The same for all users: nothing but the user tells their threads apart."""
 
 
-__all__ = ["THREAD", "USERS", "Scene", "chaos", "until"]
+__all__ = ["QUICK_SECONDS", "THREAD", "USERS", "Scene", "chaos", "until"]
 
 
 @dataclass(kw_only=True)

@@ -55,7 +55,7 @@ class ChaosClient:
         thread: str | None = None,
         name: str = "",
         after: str | None = None,
-        heartbeat_seconds: float = 10.0,
+        heartbeat_seconds: float = 20.0,
         seed: int = 0,
     ) -> None:
         self.bases, self.user, self.mode, self.thread = list(bases), user, mode, thread
