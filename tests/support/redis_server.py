@@ -100,7 +100,7 @@ class Server(Redis):
             host="127.0.0.1",
             port=self.port,
             decode_responses=True,
-            socket_timeout=5,
+            socket_timeout=30,
             retry=Retry(NoBackoff(), 0),
             **self.access,
         )

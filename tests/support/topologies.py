@@ -16,7 +16,7 @@ from broker.embedded import find_server
 from tests.support.certificates import Authority, Encryption
 from tests.support.ports import free_port
 from tests.support.redis_server import Server, redis_folder
-from tests.support.servers import Fleet, running_fleet, wait_until
+from tests.support.servers import READY_SECONDS, Fleet, running_fleet, wait_until
 
 MASTER_NAME = "mymaster"
 DOWN_AFTER_MS = 500
@@ -132,7 +132,7 @@ class Watched(Replicated):
                 return int(port)
         raise AssertionError("no sentinel answers")
 
-    def promoted(self, *, seconds: float = 15.0) -> Server:
+    def promoted(self, *, seconds: float = READY_SECONDS) -> Server:
         """The replica that the sentinels have made the master instead of ``master``."""
 
         def follower() -> Server | None:
