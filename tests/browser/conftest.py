@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "browser":
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.timeout(120))
+            item.add_marker(pytest.mark.timeout(300))
             if CHROMIUM is None:
                 why = "no chromium, chromium-browser or google-chrome on PATH"
                 item.add_marker(pytest.mark.skip(reason=why))

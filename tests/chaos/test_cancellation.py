@@ -20,7 +20,7 @@ from tests.support.redis_cluster import cluster_redis
 from tests.support.servers import Redis
 from tests.support.storm import Storm
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 USERS = ("alice", "bob")
 CALLS = 3000
@@ -118,7 +118,7 @@ async def publisher(settings: Settings) -> AsyncIterator[Publisher]:
     [
         CALLS,
         # Ten times as many: two milliseconds for each, on a Cluster.
-        pytest.param(10 * CALLS, marks=[pytest.mark.long, pytest.mark.timeout(240)]),
+        pytest.param(10 * CALLS, marks=[pytest.mark.long, pytest.mark.timeout(300)]),
     ],
 )
 async def test_calls_that_are_cancelled_anywhere_cross_nobodys_replies(

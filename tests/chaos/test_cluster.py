@@ -22,7 +22,7 @@ from tests.support.clients import ready_is
 from tests.support.redis_cluster import Cluster, cluster_redis
 from tests.support.redis_server import Server
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 KEYS = Keys()
 CHANNELS = 2000

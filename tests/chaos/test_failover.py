@@ -22,7 +22,7 @@ from tests.support.redis_server import Server, standalone
 from tests.support.servers import is_ready
 from tests.support.topologies import replicated_redis, sentinel_redis
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 GONE_SECONDS = 3.0
 """To settle when whole runs are gone with a log: their ends do not come any more."""

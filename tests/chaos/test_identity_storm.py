@@ -15,7 +15,7 @@ from tests.support.chaos_report import Report, Row
 from tests.support.clients import FIVE, Client, Frame
 from tests.support.identities import MODES, Person, Seat, closed, gathered, revoke
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 OWNERS: Final = tuple(
     Owner(tenant, user)

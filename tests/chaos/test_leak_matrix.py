@@ -16,7 +16,7 @@ from tests.support.chaos_report import Report, Row
 from tests.support.clients import FIVE, Client, Frame, payload_of
 from tests.support.matrix import SHAPES, THREADS, USERS, Origin, Person, reads
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 @asynccontextmanager

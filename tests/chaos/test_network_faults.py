@@ -22,7 +22,7 @@ from tests.support.faults import (
 )
 from tests.support.history import Place, RunRecord
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 SUBSCRIBER = named("subscriber *")
 COMMANDS = named("gateway *")

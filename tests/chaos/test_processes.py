@@ -13,7 +13,7 @@ from tests.support.chaos_report import Report
 from tests.support.faults import named
 from tests.support.history import Frame, History
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 def at(scene: Scene, gateway: int) -> list[ChaosClient]:
@@ -185,7 +185,7 @@ async def test_all_gateways_are_replaced_under_load_and_nobody_misses_anything(
 
 
 @pytest.mark.parametrize(
-    "seconds", [8, pytest.param(30, marks=[pytest.mark.long, pytest.mark.timeout(180)])]
+    "seconds", [8, pytest.param(30, marks=[pytest.mark.long, pytest.mark.timeout(300)])]
 )
 async def test_an_agent_that_blocks_the_event_loop_keeps_its_lease(
     report: Report, seconds: int

@@ -16,7 +16,7 @@ from tests.support.chaos_report import Report
 from tests.support.history import Frame
 from tests.support.redis_cluster import cluster_redis
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 PROMPTS = ["First?", "Then?", "First?"]
 

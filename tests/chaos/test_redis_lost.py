@@ -11,7 +11,7 @@ from tests.support.clients import FIVE, Client, eventually, ready_is
 from tests.support.ports import free_port
 from tests.support.servers import Redis, running_fleet, running_redis
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("command", [("gateway", "--port", "0"), ("check",)])

@@ -16,7 +16,7 @@ from tests.support.chaos_report import Report, Row
 from tests.support.clients import Client
 from tests.support.servers import Redis, running_fleet, running_redis
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 SEATS = 3
 

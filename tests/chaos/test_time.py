@@ -17,7 +17,7 @@ from tests.support.fake_time import Clock, library
 from tests.support.history import Place
 from tests.support.servers import token
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 HOUR = 3600
 TTL = 3

@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "behind-a-proxy.md"
 
 pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="there is no nginx (apt install nginx-light)"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 

@@ -24,7 +24,7 @@ from gateway.bench.wire import TEXT, split
 from gateway.frames import ws_text
 from tests.support.servers import SECRET, Fleet, Redis, running_fleet, wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
 PREFIX = "benched"
 SMALL = ("--connections", "6", "--seconds", "2", "--rate", "100")

@@ -17,7 +17,7 @@ from tests.support.servers import Redis, wait_until
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
-    pytest.mark.timeout(120),  # seconds: the programs are compiled, a gateway is started
+    pytest.mark.timeout(300),  # seconds: the programs are compiled, a gateway is started
 ]
 SPOKEN = Dialect(ready="go", frames=False)
 ONE_BY_ONE = Pace(window=1)

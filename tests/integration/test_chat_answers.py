@@ -16,7 +16,7 @@ import pytest
 from tests.support.journal import FOLDER
 from tests.support.servers import SECRET, Fleet, Redis, running_fleet, wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from gateway.cli import COMMAND_GROUPS, program
 from tests.support.ports import free_port
 from tests.support.servers import SECRET, Fleet, Redis, running_fleet, wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "demo", "gateway", "worker", "redis", "token", "chat", "tail", "publish", "check", "bench",

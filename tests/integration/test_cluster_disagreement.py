@@ -14,7 +14,7 @@ from tests.support.clients import eventually
 from tests.support.redis_cluster import Cluster, cluster_redis, node_id
 from tests.support.redis_server import Server
 
-pytestmark = pytest.mark.timeout(120)  # seconds: six servers start for each test
+pytestmark = pytest.mark.timeout(300)  # seconds: six servers start for each test
 
 
 @asynccontextmanager

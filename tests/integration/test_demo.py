@@ -21,7 +21,7 @@ import pytest
 from broker.embedded import _carried_server
 from gateway.demo import SAMPLES
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
 FIVE = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]
 

@@ -36,7 +36,7 @@ from tests.support.servers import (
 )
 from tests.support.topologies import Guarded, acl_redis, fleet_on
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "everywhere"

@@ -21,7 +21,7 @@ from tests.support.redis_server import Server, servers, standalone
 from tests.support.servers import OPERATOR_KEY, Fleet
 from tests.support.topologies import acl_redis, fleet_on, sentinel_redis, tls_redis
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 MODES: Mapping[str, Mapping[str, str]] = {
     "main": {"mode": "main"},

@@ -8,7 +8,7 @@ from tests.mission_critical.conftest import System
 from tests.support.clients import Client, is_terminal
 from tests.support.servers import Redis, running_fleet
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_g5_the_runs_of_a_killed_worker_are_abandoned(redis_server: Redis) -> None:

@@ -30,7 +30,7 @@ MODES: dict[str, dict[str, str]] = {
     "legacy": {"mode": "legacy"},
 }
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def user() -> str:

@@ -10,10 +10,12 @@ from typing import Any
 
 import aiohttp
 import jwt
+import pytest
 
 from broker.channels import Owner
 from broker.config import Settings
 from broker.redis.broker import Broker
+from gateway import orders, sweeper, tail
 from gateway.app import Gateway
 from tests.support.clients import PATIENCE_SECONDS, Client
 from tests.support.servers import SECRET
@@ -35,6 +37,13 @@ async def two_gateways(settings: Settings, **changed: Any) -> AsyncIterator[tupl
     few = settings.model_copy(update=changed)
     async with Gateway(few) as one, Gateway(few) as other:
         yield f"http://127.0.0.1:{one.port}", f"http://127.0.0.1:{other.port}"
+
+
+def without_rounds(patch: pytest.MonkeyPatch) -> None:
+    """What gateways do each second they do once, as they start: who counts commands counts those
+    that clients cost."""
+    for module in (orders, sweeper, tail):
+        patch.setattr(module, "TICK_SECONDS", 3600.0)
 
 
 async def refusal(base: str, **options: Any) -> tuple[int, str, str | None, str]:

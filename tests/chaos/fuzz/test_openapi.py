@@ -57,7 +57,7 @@ def schemathesis(base: str, folder: Path, credential: str, *options: str, at_lea
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_of_a_user(base: str, tmp_path: Path) -> None:
     schemathesis(
         base, tmp_path, token(ttl_seconds=3600), "--exclude-tag", "operators", "-n", "20",
@@ -66,7 +66,7 @@ def test_of_a_user(base: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_of_an_operator(base: str, tmp_path: Path) -> None:
     """Not in sequences: they would only drain the gateway and look at it."""
     schemathesis(

@@ -170,13 +170,13 @@ async def _nodes(client: RedisClient) -> list[str]:
     return [channel.decode().rpartition(":")[2] for channel in channels]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_redis(bench: Bench, report: Report) -> None:
     _run(bench, report, 300)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_much_rubbish_in_redis(bench: Bench, report: Report) -> None:
     """Longer than a minute allows: it is their number that finds something."""
     _run(bench, report, 4_000)

@@ -266,7 +266,7 @@ async def test_a_finished_handshake_that_asks_for_nothing_ends(
 # --- slow clients (promise G7)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_slow_reader_is_bounded_and_seen_to_read(
     gateway: Gateway, base: str, broker: Broker, trusting: ssl.SSLContext
 ) -> None:
@@ -390,7 +390,7 @@ def test_files_that_do_not_fit_are_refused(
 # --- as programs
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_command_line_speaks_tls(
     redis_server: Redis, authority: Authority, pair: Pair, prefix: str, processes: int
