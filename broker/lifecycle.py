@@ -54,14 +54,23 @@ FLAGS: Final[Mapping[str, str]] = {
 
 
 class Lifecycle:
-    """Where one run is, which calls are open, and which of the five it has sent."""
+    """Where one run is, which calls are open (call id → tool), and which of the five it has sent.
+
+    A new one has not begun; another one is taken up where its record says it is.
+    """
 
     __slots__ = ("flags", "open_calls", "state")
 
-    def __init__(self) -> None:
-        self.state = State.QUEUED
-        self.open_calls: dict[str, str] = {}
-        self.flags = ""
+    def __init__(
+        self,
+        state: State = State.QUEUED,
+        *,
+        open_calls: Mapping[str, str] | None = None,
+        flags: str = "",
+    ) -> None:
+        self.state = state
+        self.open_calls: dict[str, str] = dict(open_calls or {})
+        self.flags = _in_order(flags)
         """The events sent so far as letters, in the order of the five."""
 
     @property

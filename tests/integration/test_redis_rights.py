@@ -310,6 +310,7 @@ def test_every_script_is_somebodys() -> None:
         "asks",
         "thread",
         "bucket",
+        "find",
     }
     assert scripts == {script for role in ROLES for script in rights.RIGHTS[role]["scripts"]}
 
