@@ -59,6 +59,8 @@ def _complete_tool(payload: dict[str, Any], lifecycle: Lifecycle, known: Known) 
     if "call_id" not in payload and "tool" in payload:
         payload["call_id"] = _only_open_call(payload["tool"], lifecycle)
     call_id = payload.get("call_id")
+    if isinstance(call_id, str) and "duration_ms" not in payload:
+        lifecycle.check_open(call_id)
     opened = known.opened.get(call_id) if isinstance(call_id, str) else None
     if opened is not None:
         payload.setdefault("duration_ms", milliseconds(known.at - opened))

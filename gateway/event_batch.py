@@ -64,18 +64,14 @@ class Batch:
 
 def parse(fields: Mapping[str, Any]) -> Batch:
     """The request in a body that has no fields but :data:`FIELDS`; :class:`BadRequest` if none."""
-    tenant = fields.get("tenant")
-    owner = Owner(
-        named_id("tenant", tenant) if tenant not in (None, "") else "",
-        named_id("user_id", fields.get("user_id")),
-    )
+    tenant = _optional_id(fields, "tenant") or ""
     opening, fence = fields.get("open"), fields.get("fence")
     if (opening is None) == (fence is None):
         raise _bad("either open, or the fence that opening the run has answered")
     if fence is not None and type(fence) is not int:
         raise _bad("fence is a number")
     return Batch(
-        owner=owner,
+        owner=Owner(tenant, named_id("user_id", fields.get("user_id"))),
         run_id=named_id("run_id", fields.get("run_id")),
         fence=fence,
         opening=None if opening is None else _opening(opening),

@@ -105,7 +105,7 @@ async def _carry_out(
     plan = planning.take_all(batch.items)
     try:
         renewal, ids, done = await broker.publish_all(claim, plan.said, recalled=plan.recalled)
-    except (SequenceGap, CallNotOpen) as raced:
+    except (SequenceGap, CallNotOpen, RunClosed) as raced:  # somebody said the same just now
         raise BrokerUnavailable(why=str(raced)) from None
     if not renewal.held and claim.state is not State.COMPLETED:
         raise BrokerUnavailable(why="somebody else ended the run just now")
