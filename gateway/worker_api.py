@@ -35,6 +35,7 @@ from gateway.commands import DEADLINE_SECONDS, new_id
 from gateway.event_batch import FIELDS, Batch, Opening, parse
 from gateway.handshake import BadRequest
 from gateway.http_api import NODE, json_response
+from gateway.node import Node
 from gateway.patience import patiently
 from gateway.user_api import PREFIX
 
@@ -50,15 +51,14 @@ async def publish(request: web.Request) -> web.Response:
     The same request again is answered the same.
     """
     node = request.app[NODE]
-    settings, broker = node.settings, node.ending
-    check_key(request.headers, settings)
-    most_bytes = 2 * settings.max_event_bytes
+    check_key(request.headers, node.settings)
+    most_bytes = 2 * node.settings.max_event_bytes
     batch = parse(await read_object(request.clone(client_max_size=most_bytes), *FIELDS))
     thread_id = new_id()
     try:
         told = await patiently(
-            broker.client,
-            lambda: _carry_out(broker, settings, batch, thread_id),
+            node.ending.client,
+            lambda: _carry_out(node, batch, thread_id),
             deadline_seconds=DEADLINE_SECONDS,
         )
     except (Fenced, RunClosed, RunExists, RunNotFound, EventTooLarge) as error:
@@ -76,13 +76,11 @@ def check_key(headers: MultiMapping[str], settings: Settings) -> None:
         raise BadRequest("worker_key_required", _REQUIRED, status=403)
 
 
-async def _carry_out(
-    broker: Broker, settings: Settings, batch: Batch, thread_id: str
-) -> Mapping[str, Any]:
+async def _carry_out(node: Node, batch: Batch, thread_id: str) -> Mapping[str, Any]:
     """One attempt. BrokerUnavailable: again, from what is in Redis then."""
-    fence = batch.fence
+    fence, broker = batch.fence, node.ending
     if batch.opening is not None:
-        fence = (await _opened(broker, settings, batch, batch.opening, thread_id)).fence
+        fence = (await _opened(node, batch, batch.opening, thread_id)).fence
     run = await broker.holding(batch.owner, batch.run_id, with_text=batch.needs_text)
     claim = run.claim
     if claim.fence != fence or not run.worker.startswith(HOLDER):
@@ -114,11 +112,10 @@ async def _carry_out(
     }
 
 
-async def _opened(
-    broker: Broker, settings: Settings, batch: Batch, opening: Opening, thread_id: str
-) -> Claim:
-    if len(orjson.dumps([opening.content, opening.metadata])) > settings.max_message_bytes:
-        what = f"content and metadata have at most {settings.max_message_bytes} bytes together"
+async def _opened(node: Node, batch: Batch, opening: Opening, thread_id: str) -> Claim:
+    broker, most_bytes = node.broker, node.settings.max_message_bytes
+    if len(orjson.dumps([opening.content, opening.metadata])) > most_bytes:
+        what = f"content and metadata have at most {most_bytes} bytes together"
         raise BadRequest("too_large", what, status=413)
     channel, thread_id = await _place(broker, batch, opening, opening.thread_id or thread_id)
     request = RunRequest(
