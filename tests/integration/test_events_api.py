@@ -18,7 +18,7 @@ from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec, RunRequest
 from gateway.app import Gateway
 from gateway.event_batch import MAX_EVENTS
-from tests.integration.sdk_rig import expire, faulty_network, logged
+from tests.integration.sdk_rig import expire, faulty_network, logged, until
 from tests.support.clients import Client
 from tests.support.schemas import published
 from tests.support.servers import OPERATOR_KEY, WORKER_KEY, token
@@ -326,6 +326,7 @@ async def test_a_tenants_run_is_of_that_tenant(worker: HttpWorker) -> None:
 # --- the lease
 
 
+@pytest.mark.timeout(40)
 async def test_a_worker_that_falls_silent_has_its_run_abandoned(settings: Settings) -> None:
     short = settings.model_copy(update={"lease_seconds": 2})
     async with Gateway(short) as gateway, HttpWorker(f"http://127.0.0.1:{gateway.port}") as worker:
@@ -333,7 +334,7 @@ async def test_a_worker_that_falls_silent_has_its_run_abandoned(settings: Settin
             await watcher.first("live")
             told = await worker.open(events=numbered(STARTED, CALLED))
             assert told["lease_seconds"] == 2
-            end = await watcher.completed("r1", seconds=9)
+            end = await watcher.completed("r1", seconds=30)
             assert (end["payload"]["status"], end["payload"]["error"]["code"]) == (
                 "abandoned", "worker_lost",
             )  # fmt: skip
@@ -359,10 +360,30 @@ async def test_every_request_renews_the_lease(
 
 async def test_whoever_was_taken_over_is_fenced(worker: HttpWorker, broker: Broker) -> None:
     await worker.open(events=numbered(STARTED))
-    await expire(broker, "r1")
+    partition = broker.keys.partition(Owner("", "alice"))
+
+    async def taken_over() -> bool:
+        """By us, or by a gateway that sweeps; one that has just begun spares the run once more."""
+        await expire(broker, "r1")
+        fence: bytes = await broker.client.execute(
+            "HGET", broker.keys.run(partition, "r1"), "fence"
+        )
+        return fence != b"1"
+
+    await until(taken_over)
     refused(await worker.send(fence=1, events=numbered(THOUGHT, first=2)), 409, "fenced")
     refused(await worker.send(fence=2, events=numbered(THOUGHT, first=2)), 409, "fenced")
     assert "agent_thinking" not in [each["type"] for each in await logged(broker, "r1")]
+
+
+@pytest.mark.parametrize("fence", [0, 2, -1, 2**60])
+async def test_another_fence_is_not_the_runs(
+    worker: HttpWorker, broker: Broker, fence: int
+) -> None:
+    await worker.open(events=numbered(STARTED))
+    for events in ([], numbered(THOUGHT, first=2), numbered(STARTED)):
+        refused(await worker.send(fence=fence, events=events), 409, "fenced")
+    assert [each["type"] for each in await logged(broker, "r1")] == ["agent_started"]
 
 
 async def test_one_of_two_workers_opens_it(worker: HttpWorker) -> None:
