@@ -123,7 +123,7 @@ async def test_redis_is_asked_the_same(
     assert told, "nothing was asked, so nothing was compared"
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("verb", ["stop_agent", "attach"])
 async def test_it_takes_as_long(strict: Client, foreign: str, verb: str) -> None:
     """Mixed at random, and compared by medians; one more look into Redis would be a fifth."""
@@ -144,7 +144,7 @@ async def test_it_takes_as_long(strict: Client, foreign: str, verb: str) -> None
     assert any(0.9 < ratio < 1.11 for ratio in ratios), ratios
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(120)
 async def test_the_check_sees_a_difference(settings: Settings, foreign: str) -> None:
     """With one look more for runs that are there, both comparisons above fail."""
     async with Gateway(settings) as gateway:

@@ -165,7 +165,7 @@ async def test_a_delivery_takes_few_calls_and_leaves_nothing_behind(gateway: Gat
         await client.until(lambda frames: len(frames) >= messages)
 
 
-@pytest.mark.timeout(40)  # each connect is written to the disk by this Redis
+@pytest.mark.timeout(120)  # each connect is written to the disk by this Redis
 async def test_an_idle_connection_takes_little_memory(own_redis: Redis) -> None:
     """Resident bytes of a gateway process, per authenticated and subscribed connection."""
     with running_fleet(own_redis, RUNCAST_MAX_CONNECTIONS_PER_USER="1") as fleet:

@@ -162,7 +162,7 @@ def request(broker: Broker, *, message_id: str | None = None) -> RunRequest:
 
 async def in_time(call: Callable[[], Awaitable[T]]) -> T:
     """The call's result, tried as callers do: a replica of a busy machine confirms late."""
-    async with asyncio.timeout(6):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await call()
@@ -415,7 +415,7 @@ async def test_a_failover_loses_nothing_that_was_reported_as_published(
     assert seqs(pair.replica, prefix) == list(range(1, 10))
 
 
-@pytest.mark.timeout(60)  # six servers have to find each other first
+@pytest.mark.timeout(120)  # six servers have to find each other first
 async def test_in_a_cluster_it_is_the_replica_of_the_users_own_master_that_counts(
     prefix: str,
 ) -> None:
@@ -691,7 +691,7 @@ async def test_a_demoted_redis_6_is_known_as_such(
         command(master, "REPLICAOF", "127.0.0.1", 1)
         with pytest.raises(BrokerUnavailable, match="READONLY"):
             await broker.publish(claim, thinking(1))
-        await until(lambda: not client.connected, seconds=2)
+        await until(lambda: not client.connected)
         command(master, "REPLICAOF", "NO", "ONE")
         await client.wait_connected(timeout_seconds=3)
         assert await broker.publish(claim, thinking(1))

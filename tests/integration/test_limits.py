@@ -510,7 +510,7 @@ async def test_the_limits_are_in_the_configuration(settings: Settings) -> None:
 # --- every Redis
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("binary", [*servers(), "cluster"])
 async def test_limits_hold_on_every_redis(binary: Path | str) -> None:
     """Connections, messages, runs, threads, and a tenant's, whose keys are in another slot."""

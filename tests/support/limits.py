@@ -15,7 +15,7 @@ from broker.channels import Owner
 from broker.config import Settings
 from broker.redis.broker import Broker
 from gateway.app import Gateway
-from tests.support.clients import Client
+from tests.support.clients import PATIENCE_SECONDS, Client
 from tests.support.servers import SECRET
 
 ALICE = Owner("", "alice")
@@ -65,7 +65,7 @@ async def seats(broker: Broker, owner: Owner = ALICE) -> int:
 
 async def seats_are(broker: Broker, wanted: int, owner: Owner = ALICE) -> None:
     """Once the fleet counts so many."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await seats(broker, owner) != wanted:  # noqa: ASYNC110 - Redis tells nobody
             await asyncio.sleep(0.02)
 

@@ -499,6 +499,6 @@ async def test_a_defect_in_sending_is_not_retried_for_ever(log: Log) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # nothing here could set an event
             await asyncio.sleep(0.001)

@@ -53,7 +53,7 @@ def _run(bench: Bench, report: Report, cases: int) -> None:
     report(row(judge))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_bytes(bench: Bench, report: Report) -> None:
     _run(bench, report, 600)
 
