@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker.events import MAX_DELTA_CHARACTERS
+
 WINDOW_SECONDS: Final = 0.04
-MAX_PIECE_CHARACTERS: Final = 16_384
-"""Longest delta. Even if every character is escaped in JSON, the frame stays under 100 KB."""
 
 
 class Merger:
@@ -44,5 +44,5 @@ class Merger:
 def cut(text: str) -> list[str]:
     """``text`` as pieces of at most the longest delta."""
     return [
-        text[at : at + MAX_PIECE_CHARACTERS] for at in range(0, len(text), MAX_PIECE_CHARACTERS)
+        text[at : at + MAX_DELTA_CHARACTERS] for at in range(0, len(text), MAX_DELTA_CHARACTERS)
     ]

@@ -98,7 +98,8 @@ class Runs(Quotas):
         await self._register(request, spec, timeout_ms=lease_ms, echo=b"", worker=worker_id)
         stored = await self.client.execute("HGETALL", self._run_key(request))
         claim = claim_of(text_pairs(stored), self.keys)
-        await self._count_run(claim)
+        if claim.state is not State.COMPLETED:
+            await self._count_run(claim)
         return claim
 
     async def enqueue(self, registered: Registered) -> None:

@@ -41,6 +41,7 @@ PAGES = (
     "docs/how-to/measure-your-installation.md",
     "docs/how-to/administer.md",
     "docs/how-to/use-any-client.md",
+    "docs/how-to/publish-from-any-language.md",
 )
 COMMAND_SECONDS = 120.0
 SHOWN_SECONDS = 120.0

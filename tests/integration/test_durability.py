@@ -29,8 +29,8 @@ from agents_sdk.ids import new_id
 from broker.channels import Keys, Owner, Scope
 from broker.config import Settings, load_settings
 from broker.lifecycle import State
+from broker.publication import Publication
 from broker.redis.broker import Broker
-from broker.redis.publisher import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from broker.redis.replicas import WAIT_MS
 from broker.redis.store import Limits

@@ -193,6 +193,21 @@ def test_a_missing_right_of_the_sweeper_is_told_by_check_and_at_the_start() -> N
         assert "zrangebyscore" in gateway.printed(), gateway.printed()
 
 
+def test_a_right_that_workers_over_http_need_is_missed_by_check() -> None:
+    """As of an installation whose users are older than its worker key."""
+    users = {role: rights.rules(role, PREFIX) for role in ROLES}
+    users["sweeper"] = users["sweeper"].replace("+strlen", "")
+    with acl_redis(users) as redis, fleet_on(redis.url("gateway"), redis.server) as fleet:
+        fleet.settings["RUNCAST_PREFIX"] = PREFIX
+        as_gateway(fleet, {role: redis.url(role) for role in ROLES})
+        check = fleet.runcast("check", name="check")
+        assert check.ended(seconds=30) == 1, check.printed()
+        assert re.search("redis sweeper.*strlen", check.printed()), check.printed()
+        fleet.settings["RUNCAST_WORKER_KEY"] = ""
+        without = fleet.runcast("check", name="check")
+        assert without.ended(seconds=30) == 0, without.printed()
+
+
 # --- and no more
 
 
@@ -310,6 +325,7 @@ def test_every_script_is_somebodys() -> None:
         "asks",
         "thread",
         "bucket",
+        "find",
     }
     assert scripts == {script for role in ROLES for script in rights.RIGHTS[role]["scripts"]}
 

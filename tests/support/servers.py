@@ -22,6 +22,7 @@ from tests.support.ports import free_port
 
 SECRET = "a secret of the tests, long enough for HS256 and for HS512 as well: 64 bytes"
 OPERATOR_KEY = "an operator key of the tests"
+WORKER_KEY = "a worker key of the tests, of 32 bytes or more"
 READY_SECONDS = 60.0
 """For what others keep both cores from. Like every deadline of the tests it only ends a hang."""
 
@@ -165,6 +166,7 @@ class Fleet:
             "RUNCAST_REDIS_URL": self.redis.url,
             "RUNCAST_JWT_SECRET": SECRET,
             "RUNCAST_OPERATOR_KEY": OPERATOR_KEY,
+            "RUNCAST_WORKER_KEY": WORKER_KEY,
             "RUNCAST_MAX_CONNECTIONS_PER_USER": "1000",
             "RUNCAST_MESSAGES_PER_MINUTE": "100000",
             "RUNCAST_CONNECTS_PER_SECOND": "100000",

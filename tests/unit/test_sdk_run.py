@@ -33,7 +33,7 @@ from broker.channels import Keys, Owner
 from broker.channels import Scope as ChannelScope
 from broker.errors import BrokerUnavailable
 from broker.lifecycle import Lifecycle
-from broker.redis.publisher import Publication
+from broker.publication import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from broker.redis.store import Limits
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import OPERATOR_KEY, Redis, running_fleet, token
+from tests.support.servers import OPERATOR_KEY, WORKER_KEY, Redis, running_fleet, token
 from tests.support.snippets import ROOT, snippet
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def run_program(redis: Redis, folder: Path, text: str, *, earlier: str | None = 
         fleet.worker("agents_sdk.demo:worker")
         url = f"{base}/ws".replace("http", "ws")
         env = {**os.environ, "RUNCAST_URL": url, "BASE": base, "TOKEN": token("alice")}
-        env["OPERATOR_KEY"] = OPERATOR_KEY
+        env |= {"OPERATOR_KEY": OPERATOR_KEY, "WORKER_KEY": WORKER_KEY}
         for name, program in (("earlier.mjs", earlier), ("program.mjs", text)):
             if program is None:
                 continue
@@ -79,6 +79,30 @@ def test_the_programs_with_stock_clients(
 ) -> None:
     before = snippet(PAGE, earlier) if earlier else None
     assert run_program(redis_server, tmp_path, snippet(PAGE, name), earlier=before) == shown
+
+
+HISTORY = """
+const asked = await fetch(`${base}/api/v1/history`, {
+  headers: { Authorization: `Bearer ${process.env.TOKEN}` },
+});
+for (const { type, payload } of (await asked.json()).events) {
+  console.log(type, payload.response ?? payload.result ?? "");
+}
+"""
+
+
+@pytest.mark.timeout(60)
+def test_the_program_of_a_worker(redis_server: Redis, tmp_path: Path) -> None:
+    program = snippet("docs/how-to/publish-from-any-language.md", "report.mjs")
+    shown = run_program(redis_server, tmp_path, program + HISTORY)
+    assert shown.splitlines() == [
+        "completed",
+        "agent_started ",
+        "agent_thinking ",
+        "tool_executing ",
+        "tool_completed 42",
+        "agent_completed There are 42 — no more.",
+    ]
 
 
 CLOSED = """
