@@ -56,8 +56,9 @@ ORDER: Final = _load("order")
 ADMIT: Final = _load("admit")
 TAKE: Final = _load("take")
 UNTAKE: Final = _load("untake")
+ASIDE: Final = _load("aside")
 ALL: Final = (
     REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, ANSWER, COLLECT, RELEASE, EXPIRE, RETIRE, REVOKE,
-    ORDER, ADMIT, TAKE, UNTAKE,
+    ORDER, ADMIT, TAKE, UNTAKE, ASIDE,
 )  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)

@@ -1,0 +1,1 @@
+"""Public dialects of the events: translators, pure, one module each."""
