@@ -117,7 +117,8 @@ async def test_a_stopped_run_that_no_worker_had_is_posted_as_cancelled(
     async with Receiver() as receiver, posting(settings, receiver) as gateway:
         async with Client(f"http://127.0.0.1:{gateway.port}") as client:
             run_id = await client.ask("hello", agent="nobody")
-            await client.send("stop_agent", {"run_id": run_id})
+            await client.send("stop_agent", {"run_id": run_id}, ref="s1")
+            await client.reply("s1")
         await receiver.until_taken([run_id])
         assert receiver.posts[0].data["payload"]["status"] == "cancelled"
 

@@ -7,7 +7,7 @@ but named in ``refused``.
 import asyncio
 import base64
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -32,10 +32,6 @@ class Post:
     type: str
     headers: dict[str, str]
     reply: Reply
-
-    @property
-    def thread(self) -> tuple[str, str]:
-        return self.data["user_id"], self.data["thread_id"]
 
     @property
     def taken(self) -> bool:
@@ -153,25 +149,21 @@ class Receiver:
             lambda: wanted <= set(self.runs()), seconds=seconds, what=f"{len(wanted)} runs taken"
         )
 
-    def judge(self, ended: Iterable[tuple[tuple[str, str], str]]) -> None:
-        """``ended``: (user and thread, run) of every run, in the order of their ends.
+    def judge(self, ended: Iterable[tuple[Hashable, str]]) -> None:
+        """``ended``: every run, in the order of their ends, with what it is ordered in (a thread).
 
         Every end was taken; those of a thread in order, by when each was taken first; an event has
         one id, whatever happened, and no other event has it; ``sequence`` grows within a thread.
         """
         assert not self.refused, self.refused
-        order: dict[tuple[str, str], list[str]] = {}
-        for thread, run_id in ended:
-            order.setdefault(thread, []).append(run_id)
-        first: dict[tuple[str, str], list[Post]] = {}
-        seen: set[str] = set()
-        for post in self.taken:
-            if post.id not in seen:
-                seen.add(post.id)
-                first.setdefault(post.thread, []).append(post)
-        got = {thread: [post.data["run_id"] for post in posts] for thread, posts in first.items()}
-        assert got == order
-        for posts in first.values():
+        thread_of = {run_id: thread for thread, run_id in ended}
+        first = {post.id: post for post in reversed(self.taken)}
+        in_order = [post for post in self.taken if first[post.id] is post]
+        assert {post.data["run_id"] for post in in_order} == set(thread_of)
+        for thread in set(thread_of.values()):
+            order = [run_id for run_id in thread_of if thread_of[run_id] == thread]
+            posts = [post for post in in_order if thread_of[post.data["run_id"]] == thread]
+            assert [post.data["run_id"] for post in posts] == order
             sequences = [post.sequence for post in posts]
             assert sequences == sorted(sequences)
         ids = {(post.data["run_id"], post.data["seq"], post.id) for post in self.posts}
