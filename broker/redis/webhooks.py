@@ -66,6 +66,14 @@ class Webhooks(Store):
         )
         return sum(dropped)
 
+    def outbox_connections(self) -> list[object]:
+        """Over which connection each partition's outbox is read; equal while it is the same."""
+        keys = self.keys
+        return [
+            self.client.connection_to(keys.webhooks_outbox(partition))
+            for partition in range(keys.partitions)
+        ]
+
     async def outboxes(
         self, after: Sequence[tuple[int, bytes]]
     ) -> list[list[tuple[bytes, Entry | None]]]:

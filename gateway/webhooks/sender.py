@@ -42,9 +42,6 @@ FIGURES: Final = ("delivered", "retried", "put_aside", "dropped")
 WANT_SECONDS: Final = 30.0
 """How often it is told again what goes into the outboxes: Redis may have lost its data."""
 
-READ_AGAIN_SECONDS: Final = 300.0
-"""How often outboxes are read from the start: after a failover ids may be lower than the last."""
-
 PARTITIONS_AT_ONCE: Final = 16
 FIRST_DELAY_SECONDS: Final = 1.0
 LONGEST_DELAY_SECONDS: Final = 300.0
@@ -76,7 +73,8 @@ class Sender:
         )
         self._mine = False
         self._read = [b""] * broker.keys.partitions
-        self._read_again_at = self._want_at = -math.inf
+        self._over: list[object] = [None] * broker.keys.partitions
+        self._want_at = -math.inf
         self._posting: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -100,7 +98,6 @@ class Sender:
             try:
                 await self._tick()
             except BrokerUnavailable as error:  # an outage is logged by the connection
-                self._read_again_at = self._want_at = -math.inf
                 log.debug("webhooks_wait", why=str(error))
             except ResponseError as error:
                 log.warning("webhooks_wait", why=str(error))
@@ -125,20 +122,31 @@ class Sender:
             if self._mine:
                 self._mine = False
                 self._backlog.clear()
+                self._over = [None] * len(self._over)
             return
-        now = time.monotonic()
-        if now >= self._want_at:
-            await self._want()
-            self._want_at = now + WANT_SECONDS
-            await self._count_dropped()
-        if now >= self._read_again_at or not self._mine:
-            self._read = [b""] * len(self._read)
-            self._read_again_at = now + READ_AGAIN_SECONDS
         self._mine = True
+        now = time.monotonic()
+        if self._follow() or now >= self._want_at:
+            self._want_at = -math.inf  # until it is done
+            await self._want()
+            await self._count_dropped()
+            self._want_at = now + WANT_SECONDS
         everyone = range(len(self._read))
         for first in everyone[::PARTITIONS_AT_ONCE]:
             await self._look(list(everyone[first : first + PARTITIONS_AT_ONCE]))
             self._go_on()
+
+    def _follow(self) -> bool:
+        """Have outboxes read from the start that are read over another connection than before.
+
+        After a failover new ids may be lower than the last one, and entries that were read, gone.
+        """
+        new = self._broker.outbox_connections()
+        for partition, connection in enumerate(new):
+            if connection != self._over[partition]:
+                self._read[partition] = b""
+        changed, self._over = new != self._over, new
+        return changed
 
     async def _look(self, partitions: list[int]) -> None:
         """Read these outboxes to their ends."""

@@ -40,6 +40,7 @@ PAGES = (
     "docs/how-to/measure-your-installation.md",
     "docs/how-to/administer.md",
     "docs/how-to/use-any-client.md",
+    "docs/how-to/receive-webhooks.md",
 )
 COMMAND_SECONDS = 40.0
 SHOWN_SECONDS = 40.0

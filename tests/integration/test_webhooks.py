@@ -20,7 +20,7 @@ from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec, RunRequest
 from gateway.app import Gateway
 from gateway.commands import new_id
-from tests.integration.sdk_rig import until
+from tests.integration.sdk_rig import faulty_network, until
 from tests.support.certificates import Authority
 from tests.support.clients import Client
 from tests.support.redis_cluster import cluster_redis
@@ -306,6 +306,29 @@ async def test_a_gateway_that_ends_leaves_the_rest_to_another_one(
         assert len(receiver.posts) == len(ended)
 
 
+async def test_a_gateway_that_has_its_turn_again_knows_what_was_there_and_what_came(
+    settings: Settings, publisher: Publisher, broker: Broker
+) -> None:
+    open_again = asyncio.Event()
+    async with (
+        Receiver(lambda _data, _nth: 204 if open_again.is_set() else 500) as receiver,
+        posting(settings, receiver) as gateway,
+    ):
+        ended = await end_runs(publisher, "t1", "t1")
+        await receiver.until(lambda: bool(receiver.posts), what="a post")
+        lock = broker.keys.webhooks
+        await broker.client.execute("SET", lock, "somebody else", "PX", 3000)
+
+        async def has_let_go() -> bool:
+            return (await stats(gateway))["waiting"] == 0
+
+        await until(has_let_go, seconds=30)
+        ended += await end_runs(publisher, "t1")
+        open_again.set()
+        await receiver.until_taken(run for _, run in ended)
+        receiver.judge(ended)
+
+
 async def test_while_the_secret_is_replaced_receivers_may_know_either(
     settings: Settings, publisher: Publisher
 ) -> None:
@@ -366,6 +389,64 @@ async def test_a_redis_that_restarts_loses_nothing(prefix: str) -> None:
             ended += await end_runs(publisher, "t1", "t2")
             await receiver.until_taken(run for _, run in ended)
             receiver.judge(ended)
+
+
+async def test_after_a_failover_lower_ids_are_found(prefix: str) -> None:
+    """A new master's clock may be behind: what it adds has ids below the last that was read."""
+    with running_redis() as redis:
+        settings = settings_on(redis.url, prefix)
+        async with (
+            Publisher(settings=settings, publish_timeout_seconds=30) as publisher,
+            Receiver() as receiver,
+            posting(settings, receiver) as gateway,
+        ):
+            ended = await end_runs(publisher, "t1")
+            await receiver.until_taken([ended[0][1]])
+            broker = Broker(gateway.node.client, keys=gateway.node.keys)
+            partition = broker.keys.partition(Owner("", "alice"))
+            outbox = broker.keys.webhooks_outbox(partition)
+            log_key = broker.keys.channel(Owner("", "alice"), Scope.USER).log
+            (entry_id, (_, entry)) = (
+                await broker.client.execute("XREVRANGE", log_key, "+", "-", "COUNT", 1)
+            )[0]
+            await broker.client.execute("DEL", outbox)
+            lower = entry.replace(ended[0][1].encode(), b"another")
+            await asyncio.to_thread(restart, redis)
+            await gateway.node.client.wait_connected(timeout_seconds=20)
+            await broker.client.execute("XADD", outbox, "5-0", "e", entry_id + b" " + lower)
+            await receiver.until_taken(["another"])
+
+
+async def test_what_was_taken_while_redis_was_away_is_not_posted_again(
+    settings: Settings, publisher: Publisher, redis_url: str, broker: Broker
+) -> None:
+    """It is taken out of the outbox when Redis is back."""
+    async with faulty_network(redis_url) as network:
+
+        def taken_as_redis_goes(_data: object, nth: int) -> int:
+            if nth == 1:
+                network.cut()
+            return 204
+
+        behind = settings.model_copy(update={"redis_url": network.url})
+        async with Receiver(taken_as_redis_goes) as receiver, posting(behind, receiver) as gateway:
+            ended = await end_runs(publisher, "t1", "t1")
+            await receiver.until(lambda: bool(receiver.posts), what="a post")
+            await until(lambda: not gateway.node.client.connected, seconds=30)
+            network.restore()
+            await receiver.until_taken([ended[0][1]])
+
+            async def all_out() -> bool:
+                return not await waiting(broker) and len(receiver.runs()) == 2
+
+            # Each of the two cuts the network as it is taken.
+            async def again() -> bool:
+                network.restore()
+                return await all_out()
+
+            await until(again, seconds=30)
+            receiver.judge(ended)
+            assert len(receiver.posts) == 2
 
 
 @pytest.mark.parametrize("binary", servers())
