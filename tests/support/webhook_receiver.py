@@ -16,8 +16,8 @@ from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from standardwebhooks import Webhook
 
 SECRET = "whsec_" + base64.b64encode(b"a webhook secret of the tests...").decode()
-HANG, CUT = "hang", "cut"
-"""Answers besides a status: none at all, and the end of the connection."""
+HANG, CUT, LATE = "hang", "cut", "late"
+"""Answers besides a status: none at all, the end of the connection, 204 after :meth:`go_on`."""
 
 Reply = int | str
 
@@ -35,7 +35,7 @@ class Post:
 
     @property
     def taken(self) -> bool:
-        return isinstance(self.reply, int) and 200 <= self.reply < 300
+        return self.reply == LATE or (isinstance(self.reply, int) and 200 <= self.reply < 300)
 
 
 class Receiver:
@@ -78,7 +78,7 @@ class Receiver:
         return f"http{'' if self._tls is None else 's'}://127.0.0.1:{self._port}/hook"
 
     def go_on(self) -> None:
-        """Posts that hang are answered, with 500."""
+        """Posts that wait for it are answered: with 204 if late, those that hang with 500."""
         self._over.set()
 
     async def _receive(self, request: web.Request) -> web.Response:
@@ -103,9 +103,9 @@ class Receiver:
         )  # fmt: skip
         async with self._arrived:
             self._arrived.notify_all()
-        if reply == HANG:
+        if reply in (HANG, LATE):
             await self._over.wait()
-            reply = 500
+            reply = 500 if reply == HANG else 204
         if reply == CUT:
             assert request.transport is not None
             request.transport.abort()
