@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types unit integration critical chaos web browser bench audit clean
+.PHONY: help run test check lint format types unit integration integrations critical chaos web browser bench audit clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -48,6 +48,9 @@ unit: $(VENV)/.test ## Pure modules: no network, no Redis
 integration: $(VENV)/.test ## Against a real Redis
 	$(PYTEST) $(PARALLEL) tests/integration $(ARGS)
 
+integrations: $(VENV)/.integrations ## Agents of other frameworks, with those frameworks' own scripted models
+	$(PYTEST) -n 2 tests/integrations $(ARGS)
+
 critical: $(VENV)/.test ## The promises, on what real clients receive
 	$(PYTEST) tests/mission_critical $(ARGS)
 
@@ -84,11 +87,14 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.browser: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[test,browser]' && touch $@ $(VENV)/.test $(VENV)/.run
 
+$(VENV)/.integrations: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test,integrations]' && touch $@ $(VENV)/.test $(VENV)/.run
+
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[bench]' && touch $@ $(VENV)/.test $(VENV)/.run
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.test $(VENV)/.run
+	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.integrations $(VENV)/.test $(VENV)/.run
 
 $(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[audit]' && touch $@

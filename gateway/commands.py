@@ -139,6 +139,10 @@ class Commands:
         """The run that a message began: ``run_not_found`` when none is known."""
         return await self._tried(lambda: self._broker.begun_by(owner, message_id))
 
+    async def registered(self, owner: Owner, run_id: str) -> Registered:
+        """A run of this owner: ``run_not_found`` with the same text for "not yours"."""
+        return await self._tried(lambda: self._broker.registered(owner, run_id))
+
     async def _take_share(self, message: Message) -> None:
         """A message and a run of what the users of a tenant have together."""
         tenant, shared = message.owner.group, message.shared

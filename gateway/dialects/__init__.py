@@ -1,1 +1,4 @@
-"""Public dialects of the events: translators, pure, one module each."""
+"""The same run in other words: pure translators from the log to what public clients understand.
+
+Authentication, scopes, resume and stop are the same code for all of them.
+"""

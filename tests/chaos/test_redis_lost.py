@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 
 from tests.support.clients import FIVE, Client, eventually, ready_is
-from tests.support.servers import Redis, free_port, running_fleet, running_redis
+from tests.support.ports import free_port
+from tests.support.servers import Redis, running_fleet, running_redis
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
 

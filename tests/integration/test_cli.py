@@ -17,7 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import COMMAND_GROUPS, program
-from tests.support.servers import SECRET, Fleet, Redis, free_port, running_fleet, wait_until
+from tests.support.ports import free_port
+from tests.support.servers import SECRET, Fleet, Redis, running_fleet, wait_until
 
 pytestmark = pytest.mark.timeout(40)
 ROOT = Path(__file__).parents[2]

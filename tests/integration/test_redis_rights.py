@@ -22,13 +22,13 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from compose.redis import rights
 from tests.integration.test_topologies import System, user, works
 from tests.support.clients import Client
+from tests.support.ports import free_port
 from tests.support.redis_cluster import cluster_redis
 from tests.support.redis_server import Server, servers, standalone
 from tests.support.servers import (
     OPERATOR_KEY,
     Fleet,
     Process,
-    free_port,
     is_ready,
     spawn,
     token,

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from tests.support.fault_proxy import FaultProxy
 from tests.support.journal import FOLDER
-from tests.support.servers import OPERATOR_KEY, Fleet, Process, Redis, free_port, is_ready
+from tests.support.ports import free_port
+from tests.support.servers import OPERATOR_KEY, Fleet, Process, Redis, is_ready
 
 START_SECONDS: Final = 20.0
 RETENTION: Final = 100_000
@@ -72,9 +73,13 @@ class Member:
         return gateway
 
     def is_ready(self) -> bool:
-        if self.process.popen.poll() is not None:
-            raise RuntimeError(f"{self.name} ended: {self.process.printed()}")
-        return is_ready(self.port) if self.port else " serves " in self.process.printed()
+        """
+        :raises RuntimeError: its process has ended.
+        """
+        self.process.runs()
+        if not self.port:
+            return " serves " in self.process.printed()
+        return is_ready(self.port) and self.process.serves(self.port)
 
 
 def start(fleet: Fleet, port: int) -> Process:

@@ -28,7 +28,7 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 PURE_GATEWAY: Final = (
     "session", "hub", "feed", "outbox", "close_codes", "frames", "frame_reader", "handshake",
     "claims", "freshness", "jwk", "keys", "origins", "proxies", "run_outbox", "wires",
-    "repeats", "run_texts",
+    "repeats", "run_texts", "dialects.dialect", "dialects.native",
     "stats", "position", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
     "bench.report", "bench.verdict", "bench.wire",
     "dialects.cloudevents", "webhooks.answers", "webhooks.backlog", "webhooks.signature",

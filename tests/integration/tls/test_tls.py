@@ -33,7 +33,8 @@ from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.mission_critical.test_g7_slow_clients import EVENTS, publish_large
 from tests.support.certificates import Authority, Pair
 from tests.support.clients import Client, eventually
-from tests.support.servers import Redis, free_port, running_fleet, wait_until
+from tests.support.ports import free_port
+from tests.support.servers import Redis, running_fleet, wait_until
 
 HTTP = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
