@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker.errors import InvalidEvent
+from broker.events import AGENT_DELTA
+
 WINDOW_SECONDS: Final = 0.04
 MAX_PIECE_CHARACTERS: Final = 16_384
 """Longest delta. Even if every character is escaped in JSON, the frame stays under 100 KB."""
@@ -46,3 +49,15 @@ def cut(text: str) -> list[str]:
     return [
         text[at : at + MAX_PIECE_CHARACTERS] for at in range(0, len(text), MAX_PIECE_CHARACTERS)
     ]
+
+
+def size_of(text: str) -> int:
+    """Of streamed text in UTF-8 bytes; :class:`InvalidEvent` when it is none."""
+    if not isinstance(text, str):
+        raise InvalidEvent(event_type=AGENT_DELTA, field="text", why="must be str")
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidEvent(
+            event_type=AGENT_DELTA, field="text", why="must be valid Unicode"
+        ) from None

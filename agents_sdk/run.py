@@ -179,6 +179,29 @@ class Run:
         self._emitter.check()
         return await self._emitter.confirmed(self._emitter.accept(event_type, payload))
 
+    def post(self, event_type: str, payload: Mapping[str, Any]) -> None:
+        """As :meth:`emit_event`, for code that cannot await: in any thread, and without waiting.
+
+        What is posted is said in the order of posting, and before anything that the run says
+        afterwards. What is refused is logged as ``post_refused``; what is posted of a run that was
+        told to end is left out. ``payload`` must not be changed afterwards.
+        """
+        self._emitter.posts.event(event_type, payload)
+
+    def post_text(self, text: str) -> None:
+        """:meth:`write` in the same way."""
+        self._emitter.posts.text(text)
+
+    async def room(self) -> None:
+        """Wait while more was posted than a run may have unconfirmed.
+
+        Await it, where that is possible, after what was posted: a model that is faster than Redis
+        then waits instead of filling the memory. Raises :class:`~broker.errors.PublishError` after
+        the publish time-out.
+        """
+        self._emitter.check()
+        await self._emitter.room()
+
     def subagent(self, name: str, /, *, content: Any = None) -> Scope:
         """A sub-agent: ``async with run.subagent("searcher") as child``.
 
