@@ -20,13 +20,14 @@ SHARE: Final = 2
 class PostedCall:
     """What ``run.post_call(…)`` gives: a call that has begun.
 
-    :meth:`returned`, :meth:`raised` or :meth:`failed` ends it. If none does, the run's end does; a
-    second end is logged and left out.
+    :meth:`returned`, :meth:`raised` or :meth:`failed` ends it, once. If none does, the run's end
+    does. Should its beginning be refused, as that of a call that somebody else tells too, so is its
+    end.
 
     Parameters and result may be of any type: see :func:`agents_sdk.values.shown`.
     """
 
-    __slots__ = ("_emitter", "id", "name")
+    __slots__ = ("_emitter", "_open", "id", "name")
 
     def __init__(
         self,
@@ -45,7 +46,8 @@ class PostedCall:
             opening["parameters"] = self._shown(parameters)
         if purpose is not None:
             opening["purpose"] = purpose
-        emitter.posts.event(events.TOOL_EXECUTING, opening)
+        self._open = False
+        emitter.posts.add(lambda: self._begin(opening))
 
     def returned(self, result: Any) -> None:
         """It succeeded."""
@@ -62,9 +64,18 @@ class PostedCall:
         """It did not, and there is no exception for it."""
         self._complete({"success": False, "error": ending.describe(code, message)})
 
+    def _begin(self, opening: dict[str, Any]) -> None:
+        self._emitter.say(events.TOOL_EXECUTING, opening)
+        self._open = True
+
     def _complete(self, outcome: dict[str, Any]) -> None:
-        payload = {"tool": self.name, "call_id": self.id} | outcome
-        self._emitter.posts.event(events.TOOL_COMPLETED, payload)
+        self._emitter.posts.add(lambda: self._end(outcome))
+
+    def _end(self, outcome: dict[str, Any]) -> None:
+        if self._open:
+            self._open = False
+            payload = {"tool": self.name, "call_id": self.id} | outcome
+            self._emitter.say(events.TOOL_COMPLETED, payload)
 
     def _shown(self, value: Any) -> Any:
         return shown(value, max_bytes=self._emitter.limits.max_event_bytes // SHARE)

@@ -40,11 +40,20 @@ class Posts:
 
     def event(self, event_type: str, payload: Mapping[str, Any]) -> None:
         """Post one of the five, in plain or full form."""
-        self._add(partial(self._emitter.say, event_type, payload))
+        self.add(partial(self._emitter.say, event_type, payload))
 
     def text(self, text: str) -> None:
         """Post streamed text."""
-        self._add(partial(self._append, text))
+        self.add(partial(self._append, text))
+
+    def add(self, say: Callable[[], object]) -> None:
+        """Have ``say`` called in its turn: at once, if this is the loop's own thread."""
+        self._waiting.append(say)
+        if is_running(self._emitter.loop):
+            self.take()
+        else:
+            with suppress(RuntimeError):  # the loop is closed, and the run with it
+                self._emitter.loop.call_soon_threadsafe(self.take)
 
     def take(self) -> None:
         """Say all that was posted."""
@@ -56,14 +65,6 @@ class Posts:
                 self._say(self._waiting.popleft())
         finally:
             self._taking = False
-
-    def _add(self, say: Callable[[], object]) -> None:
-        self._waiting.append(say)
-        if is_running(self._emitter.loop):
-            self.take()
-        else:
-            with suppress(RuntimeError):  # the loop is closed, and the run with it
-                self._emitter.loop.call_soon_threadsafe(self.take)
 
     def _say(self, say: Callable[[], object]) -> None:
         if self._emitter.told is not None:

@@ -26,7 +26,7 @@ from langchain_core.runnables import (
 from langchain_core.tools import ToolException, tool
 from langgraph.types import Command
 
-from agents_sdk import Run
+from agents_sdk import Run, current_run
 from agents_sdk.integrations.langchain import (
     AsyncRunCallbackHandler,
     RunCallbackHandler,
@@ -277,6 +277,7 @@ async def test_a_stop_cancels_a_chain() -> None:
 
     async def waits(value: Any) -> None:
         try:
+            await current_run().think("waiting")
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             cancelled.append(True)
@@ -285,9 +286,12 @@ async def test_a_stop_cancels_a_chain() -> None:
     async def agent(run: Run) -> Any:
         return await stream_run(says("first") | RunnableLambda(waits), run)
 
-    events = await run_agent(agent, content="x", stop_at=lambda e: e["type"] == "agent_thinking")
-    expect(events).started().thinking().completed("cancelled", error="stopped")
-    assert len(cancelled) <= 1
+    def waiting(event: Event) -> bool:
+        return bool(event["payload"].get("thoughts") == "waiting")
+
+    events = await run_agent(agent, content="x", stop_at=waiting)
+    expect(events).started().thinking().thinking().completed("cancelled", error="stopped")
+    assert cancelled == [True]
 
 
 async def test_a_message_is_an_input_like_any_other() -> None:
