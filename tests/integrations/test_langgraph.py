@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Interrupt, interrupt
 
 from agents_sdk import Run, current_run, traced_tool
@@ -126,9 +128,27 @@ async def test_parallel_tools_are_told_in_order_though_one_runs_in_a_thread() ->
         .completed(response="Rome is sunny and has 4000 people.")
         .nothing_else()
     )
-    kinds = [each["type"] for each in events if each["type"] != "agent_delta"]
-    assert kinds[2:4] == ["tool_executing", "tool_executing"]
     assert calls(events, "tool_executing")["c1"]["parameters"] == {"city": "Rome"}
+
+
+async def test_tools_at_the_same_time_are_open_at_the_same_time() -> None:
+    async def agent(run: Run) -> Any:
+        both = asyncio.Barrier(2)
+
+        @tool
+        async def meet(name: str) -> str:
+            """Returns when the other one is there."""
+            await both.wait()
+            return f"met {name}"
+
+        model = says(asks_for(("meet", {"name": "a"}), ("meet", {"name": "b"})), "Met.")
+        return await stream_run(agent_graph(model, meet), run)
+
+    events = await run_agent(agent, content="x")
+    kinds = [each["type"] for each in events if each["type"].startswith("tool_")]
+    assert kinds == ["tool_executing"] * 2 + ["tool_completed"] * 2
+    results = {each["call_id"]: each["result"] for each in calls(events, "tool_completed").values()}
+    assert results == {"c1": "met a", "c2": "met b"}
 
 
 async def test_a_tool_that_raises_fails_its_call_and_the_graph_goes_on() -> None:
@@ -464,3 +484,56 @@ async def test_a_functional_graph_works_too() -> None:
     expect(events).wrote("from a function").started().thinking("workflow: asking").completed(
         response="from a function"
     )
+
+
+async def test_a_graph_that_runs_in_threads_altogether_is_told_in_order() -> None:
+    """`invoke`, not `ainvoke`: LangGraph runs its tools in threads of its own."""
+
+    def asks(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    model = says(asks_for(*[("population", {"city": "x" * n}) for n in range(1, 6)]), "All known.")
+
+    async def agent(run: Run) -> Any:
+        graph = StateGraph(MessagesState).add_node("agent", asks)
+        graph.add_node("tools", ToolNode([population])).add_edge(START, "agent")
+        graph.add_conditional_edges("agent", tools_condition).add_edge("tools", "agent")
+        compiled, config = graph.compile(), RunnableConfig(callbacks=[RunCallbackHandler(run)])
+        given: Any = {"messages": [("user", "x")]}
+        done = await asyncio.to_thread(lambda: compiled.invoke(given, config))
+        return done["messages"][-1].text
+
+    events = await run_agent(agent)
+    told = expect(events).started().thinking("agent: asking")
+    for _ in range(5):
+        told.tool("population")
+    told.thinking("agent: asking").completed(response="All known.").nothing_else()
+    results = {each["call_id"]: each["result"] for each in calls(events, "tool_completed").values()}
+    assert results == {f"c{n}": str(n * 1000) for n in range(1, 6)}
+
+
+async def test_what_the_caller_configures_stays() -> None:
+    seen: list[str] = []
+
+    class Own(BaseCallbackHandler):
+        def on_tool_start(self, serialized: Any, input_str: str, **more: Any) -> None:
+            seen.append(more["metadata"]["team"])
+
+    async def agent(run: Run) -> Any:
+        config: RunnableConfig = {"callbacks": [Own()], "metadata": {"team": "red"}}
+        return await stream_run(agent_graph(loop(), weather), run, config=config)
+
+    def loop() -> Any:
+        return says(asks_for(("weather", {"city": "Rome"})), "Done.")
+
+    events = await run_agent(agent, content="x")
+    expect(events).wrote("Done.").started().thinking().tool("weather").thinking().completed()
+    assert seen == ["red"]
+
+
+async def test_no_node_at_all_may_be_the_answer_s() -> None:
+    async def agent(run: Run) -> Any:
+        return await stream_run(agent_graph(says("silent")), run, answer=())
+
+    events = await run_agent(agent, content="x")
+    expect(events).wrote("").started().thinking().completed(response="silent")

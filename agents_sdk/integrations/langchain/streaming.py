@@ -53,7 +53,7 @@ async def stream_run(
         handler = AsyncRunCallbackHandler(run, answer=answer)
         given = run.content if input is _OF_THE_RUN else input
         return result_of(await _chain(graph, given, merge_configs(_callbacks(handler), config)))
-    handler = AsyncRunCallbackHandler(run, answer=answer or ending_nodes(graph))
+    handler = AsyncRunCallbackHandler(run, answer=ending_nodes(graph) if answer is None else answer)
     given = _message(run.content) if input is _OF_THE_RUN else input
     own: RunnableConfig = {"configurable": {"thread_id": thread_key(run)}}
     settings = merge_configs(own, _callbacks(handler), config)
