@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agents_sdk.context import CURRENT
-from agents_sdk.errors import RunStopped
 from agents_sdk.integrations.extras import framework
 from agents_sdk.posted_calls import PostedCall
 from agents_sdk.run import Run
@@ -98,8 +97,7 @@ class RunSpanProcessor(SpanProcessor):
             thoughts = thought.format(attributes.get(attribute) or rest or operation)
             run.post(events.AGENT_THINKING, {"thoughts": thoughts})
         elif operation in CALLS:
-            with suppress(RunStopped):
-                call = _begin(run, CALLS[operation], attributes, rest or operation)
+            call = _begin(run, CALLS[operation], attributes, rest or operation)
         else:
             return
         self._open[_key(span)] = run, operation, call

@@ -231,7 +231,7 @@ def plain(chain: Any, handler: Any) -> Any:
 @pytest.mark.parametrize("handler", [RunCallbackHandler, AsyncRunCallbackHandler])
 @pytest.mark.parametrize("where", ["on the loop", "in a thread", "async"])
 async def test_either_handler_tells_the_same_wherever_the_chain_runs(
-    handler: Any, where: str
+    handler: Any, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also a plain `invoke` that blocks the loop, from which nobody could wait for the loop."""
 
@@ -259,6 +259,8 @@ async def test_either_handler_tells_the_same_wherever_the_chain_runs(
         .completed(response="It has people")
         .nothing_else()
     )
+    # LangChain logs and swallows what a callback raises in a thread.
+    assert [each.getMessage() for each in caplog.records if "callback" in each.getMessage()] == []
 
 
 async def test_a_call_that_langchain_never_ends_is_ended_with_the_run() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -25,6 +27,7 @@ from agents_sdk.testing import expect, run_agent
 from tests.integrations.conftest import System
 from tests.support.clients import FIVE, Client
 from tests.support.langchain_graphs import (
+    Scripted,
     agent_graph,
     asks_for,
     book,
@@ -272,6 +275,24 @@ async def test_a_graph_that_does_not_tell_where_it_ends_streams_all_of_it() -> N
         return await stream_run(graph.add_edge(START, "goes").compile(), run)
 
     expect(await run_agent(agent, content="x")).wrote("said here")
+
+
+class Endless(Scripted):
+    """Says one word, and never the next."""
+
+    async def _astream(self, *args: Any, **more: Any) -> AsyncIterator[ChatGenerationChunk]:
+        yield ChatGenerationChunk(message=AIMessageChunk(content="first"))
+        await asyncio.Event().wait()
+
+
+async def test_text_is_there_while_its_model_is_still_speaking() -> None:
+    """Though the node asks for the whole of it: `ainvoke`."""
+
+    async def agent(run: Run) -> Any:
+        return await stream_run(agent_graph(Endless(messages=iter(["first and last"]))), run)
+
+    events = await run_agent(agent, content="x", stop_at=lambda e: e["type"] == "agent_delta")
+    expect(events).wrote("first").started().thinking().completed("cancelled").nothing_else()
 
 
 async def test_interrupts_at_once_are_asked_one_after_the_other_and_each_gets_its_own() -> None:

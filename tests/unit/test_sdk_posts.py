@@ -41,7 +41,6 @@ async def test_a_thread_s_posts_come_before_what_is_said_after_it() -> None:
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        await run.write("whole")
         await run.think("after it")
         return "done"
 
@@ -54,8 +53,30 @@ async def test_a_thread_s_posts_come_before_what_is_said_after_it() -> None:
         .thinking("after it")
         .completed(response="done")
         .nothing_else()
-        .wrote("half whole")
+        .wrote("half ")
     )
+
+
+async def test_a_thread_s_text_comes_before_what_is_written_after_it() -> None:
+    async def agent(run: Run) -> None:
+        thread = threading.Thread(target=run.post_text, args=("half ",))
+        thread.start()
+        thread.join()
+        await run.write("whole")
+
+    expect(await run_agent(agent)).wrote("half whole").started().completed(response="half whole")
+
+
+async def test_what_a_thread_posted_to_a_subagent_comes_before_its_end() -> None:
+    """It is left at once, without a turn of the loop in between."""
+
+    async def agent(run: Run) -> None:
+        async with run.subagent("helper") as child:
+            thread = threading.Thread(target=child.post, args=("agent_thinking", {"thoughts": "h"}))
+            thread.start()
+            thread.join()
+
+    expect(await run_agent(agent)).subagent("helper").started().thinking("h").completed()
 
 
 async def test_what_a_thread_posted_last_comes_before_the_end() -> None:
