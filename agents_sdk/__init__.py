@@ -8,8 +8,10 @@ from agents_sdk.agent import Agent
 from agents_sdk.calls import ToolCall
 from agents_sdk.context import current_run
 from agents_sdk.errors import InputExpired, NoCurrentRun, Reason, RunStopped, WrongEventLoop
+from agents_sdk.posted_calls import PostedCall
 from agents_sdk.publisher import Publisher
 from agents_sdk.run import Run
+from agents_sdk.traced import traced_tool
 from agents_sdk.worker import Worker
 from broker.errors import (
     BrokerUnavailable,
@@ -30,6 +32,7 @@ __all__ = [
     "InvalidEvent",
     "LifecycleError",
     "NoCurrentRun",
+    "PostedCall",
     "PublishError",
     "Publisher",
     "Reason",
@@ -40,4 +43,5 @@ __all__ = [
     "Worker",
     "WrongEventLoop",
     "current_run",
+    "traced_tool",
 ]

@@ -19,6 +19,7 @@ from agents_sdk.deltas import Merger
 from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped, WrongEventLoop
 from agents_sdk.news import News
+from agents_sdk.posts import Posts
 from agents_sdk.voice import Sink, Voice
 from broker import events
 from broker.composer import Composer, Moment, text_size
@@ -53,6 +54,7 @@ class Emitter:
         self.loop = asyncio.get_running_loop()
         self.on_lost: Callable[[], None] | None = None
         self.news = News()
+        self.posts = Posts(self)
         self._sink, self._voice = sink, voice
         self._composer = Composer(
             events.Envelope(
@@ -125,16 +127,44 @@ class Emitter:
 
         After any of these nothing has changed.
         """
+        self.posts.take()
+        if event_type != events.AGENT_COMPLETED and self._buffer.full:
+            raise self._buffer.unconfirmed()
+        return self.say(event_type, given)
+
+    async def room(self) -> None:
+        """Wait while what was said is over the buffer's bounds; :class:`PublishError`: too long."""
+        await self._buffer.room(timeout_seconds=self._voice.publish_timeout_seconds)
+
+    def say(self, event_type: str, given: Mapping[str, Any]) -> Event:
+        """:meth:`accept` in its turn among the posts, and whether the buffer has room or not."""
         if event_type == events.AGENT_COMPLETED:
             return self._complete(given)
-        if self._buffer.full:
-            raise self._buffer.unconfirmed()
         if event_type != events.AGENT_STARTED and event_type in events.LIFECYCLE:
             self.begin()
         return self._accept(event_type, given)
 
+    def append(self, text: str) -> bool:
+        """:meth:`write` likewise; whether the text went to the buffer at once."""
+        most = self._voice.limits.max_text_bytes
+        size = text_size(text, run_id=self.claim.run_id, before=self._text_bytes, most=most)
+        if self.lifecycle.state is State.COMPLETED:
+            state, why = self.lifecycle.state, "nothing is accepted after agent_completed"
+            raise LifecycleError(state=state, event_type=events.AGENT_DELTA, why=why)
+        self.begin()
+        self._text.append(text)
+        self._text_bytes += size
+        self._merger.add(text)
+        wait = self._merger.wait(time.monotonic())
+        if wait == 0:
+            self._flush_text()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(wait, self._flush_text)
+        return wait == 0
+
     def ask(self, question: Question) -> Event:
         """Say ``input_required``; as :meth:`accept`."""
+        self.posts.take()
         if self._buffer.full:
             raise self._buffer.unconfirmed()
         self.begin()
@@ -161,36 +191,22 @@ class Emitter:
         :raises EventTooLarge: the run's whole text is over the limit.
         :raises PublishError: there was no room in time; the text was not taken.
         """
-        most = self._voice.limits.max_text_bytes
-        size = text_size(text, run_id=self.claim.run_id, before=self._text_bytes, most=most)
-        if not size:
+        if text == "":
             return
         if self._buffer.full:
-            await self._buffer.room(timeout_seconds=self._voice.publish_timeout_seconds)
+            await self.room()
             self.check()
-        if self.lifecycle.state is State.COMPLETED:
-            raise LifecycleError(
-                state=self.lifecycle.state,
-                event_type=events.AGENT_DELTA,
-                why="nothing is accepted after agent_completed",
-            )
-        self.begin()
-        self._text.append(text)
-        self._text_bytes += size
-        self._merger.add(text)
-        wait = self._merger.wait(time.monotonic())
-        if wait == 0:
-            self._flush_text()
+        self.posts.take()
+        if self.append(text):
             # A model that never waits would keep the event loop from sending what it says.
             await asyncio.sleep(0)
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(wait, self._flush_text)
 
     def finish(self, outcome: Outcome) -> None:
         """Say the one terminal event; does nothing when it was said.
 
         Never fails: a response that cannot be sent makes the run ``failed`` with the reason.
         """
+        self.posts.take()
         if self.ended:
             return
         try:
@@ -199,15 +215,12 @@ class Emitter:
             log.warning("response_refused", run_id=self.claim.run_id, why=str(error))
             self._complete(self._terminal(ending.raised(error)))
 
-    async def flushed(self, *, timeout_seconds: float | None = None) -> None:
+    async def flushed(self) -> None:
         """Return once everything said is in the log, or the run is lost.
 
         :raises PublishError: not in time.
         """
-        timeout = (
-            self._voice.publish_timeout_seconds if timeout_seconds is None else timeout_seconds
-        )
-        await self._buffer.flushed(timeout_seconds=timeout)
+        await self._buffer.flushed(timeout_seconds=self._voice.publish_timeout_seconds)
 
     def unconfirmed(self) -> PublishError:
         """The error for a caller who does not wait any longer."""

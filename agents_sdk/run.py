@@ -16,6 +16,7 @@ from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped
 from agents_sdk.host import Host
 from agents_sdk.ids import new_id
+from agents_sdk.posted_calls import PostedCall
 from agents_sdk.questions import Questions
 from agents_sdk.time_limit import TimeLimit
 from broker import events
@@ -178,6 +179,51 @@ class Run:
         """
         self._emitter.check()
         return await self._emitter.confirmed(self._emitter.accept(event_type, payload))
+
+    def post(self, event_type: str, payload: Mapping[str, Any]) -> None:
+        """As :meth:`emit_event`, for code that cannot await: in any thread, and without waiting.
+
+        What is posted is said in the order of posting, and before anything that the run says
+        afterwards. What is refused is logged as ``post_refused``; what is posted of a run that was
+        told to end is left out. ``payload`` must not be changed afterwards.
+        """
+        self._emitter.posts.event(event_type, payload)
+
+    def post_text(self, text: str) -> None:
+        """:meth:`write` in the same way."""
+        self._emitter.posts.text(text)
+
+    def post_call(
+        self,
+        name: str,
+        /,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        purpose: str | None = None,
+        call_id: str | None = None,
+    ) -> PostedCall:
+        """:meth:`tool` in the same way: ``tool_executing`` now; see :class:`PostedCall`.
+
+        ``call_id``: absent = a new one; it must not be that of a call that is open.
+        """
+        return PostedCall(
+            self._emitter, name, parameters=parameters, purpose=purpose, call_id=call_id
+        )
+
+    def raise_if_stopped(self) -> None:
+        """Raise :class:`RunStopped` once the run was told to end; in any thread."""
+        if (reason := self._emitter.told) is not None:
+            raise RunStopped(run_id=self.id, reason=reason)
+
+    async def room(self) -> None:
+        """Wait while more was posted than a run may have unconfirmed.
+
+        Await it, where that is possible, after what was posted: a model that is faster than Redis
+        then waits instead of filling the memory. Raises :class:`~broker.errors.PublishError` after
+        the publish time-out.
+        """
+        self._emitter.check()
+        await self._emitter.room()
 
     def subagent(self, name: str, /, *, content: Any = None) -> Scope:
         """A sub-agent: ``async with run.subagent("searcher") as child``.
