@@ -7,7 +7,9 @@ import pytest
 
 ADAPTERS = {
     "langchain": ("langchain", "langchain_core"),
+    "openai_agents": ("openai-agents", "agents"),
     "otel": ("otel", "opentelemetry.sdk.trace"),
+    "pydantic_ai": ("pydantic-ai", "pydantic_ai"),
 }
 """Module of agents_sdk.integrations → the extra that it needs, and what that installs.
 
