@@ -17,7 +17,7 @@ from typing import Any, cast
 import structlog
 from redis.exceptions import ResponseError
 
-from agents_sdk.deltas import MAX_PIECE_CHARACTERS, cut
+from agents_sdk.deltas import cut
 from agents_sdk.outages import delays
 from agents_sdk.pending import Pending, Reply
 from broker.errors import (
@@ -27,8 +27,9 @@ from broker.errors import (
     RuncastError,
     SequenceGap,
 )
+from broker.events import MAX_DELTA_CHARACTERS
+from broker.publication import Publication
 from broker.redis.client import Receiver
-from broker.redis.publisher import Publication
 
 log = structlog.get_logger(__name__)
 
@@ -173,7 +174,7 @@ class Buffer:
         if self._text_failed:
             return False
         last = self._pending.last_unsent()
-        if isinstance(last, Text) and len(last.text) + len(text.text) <= MAX_PIECE_CHARACTERS:
+        if isinstance(last, Text) and len(last.text) + len(text.text) <= MAX_DELTA_CHARACTERS:
             last.text += text.text
             last.size += text.size
             self._pending.grown(text.size)

@@ -12,6 +12,7 @@ from agents_sdk import ending
 from agents_sdk.emitter import Emitter
 from agents_sdk.errors import RunStopped
 from broker import events
+from broker.composer import RUN_ENDED
 from broker.errors import EventTooLarge, InvalidEvent
 
 log = structlog.get_logger(__name__)
@@ -72,7 +73,7 @@ class ToolCall:
 
     def _describe(self, error: BaseException) -> dict[str, str]:
         if isinstance(error, RunStopped) or self._emitter.told is not None:
-            return ending.describe(ending.RUN_ENDED, "The run ended while this call was open")
+            return dict(RUN_ENDED)
         if isinstance(error, asyncio.CancelledError):
             return ending.describe("cancelled", str(error) or "The call was cancelled")
         return ending.error_of(error)

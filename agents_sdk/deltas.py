@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.errors import InvalidEvent
-from broker.events import AGENT_DELTA
+from broker.events import MAX_DELTA_CHARACTERS
 
 WINDOW_SECONDS: Final = 0.04
-MAX_PIECE_CHARACTERS: Final = 16_384
-"""Longest delta. Even if every character is escaped in JSON, the frame stays under 100 KB."""
 
 
 class Merger:
@@ -47,17 +44,5 @@ class Merger:
 def cut(text: str) -> list[str]:
     """``text`` as pieces of at most the longest delta."""
     return [
-        text[at : at + MAX_PIECE_CHARACTERS] for at in range(0, len(text), MAX_PIECE_CHARACTERS)
+        text[at : at + MAX_DELTA_CHARACTERS] for at in range(0, len(text), MAX_DELTA_CHARACTERS)
     ]
-
-
-def size_of(text: str) -> int:
-    """Of streamed text in UTF-8 bytes; :class:`InvalidEvent` when it is none."""
-    if not isinstance(text, str):
-        raise InvalidEvent(event_type=AGENT_DELTA, field="text", why="must be str")
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        raise InvalidEvent(
-            event_type=AGENT_DELTA, field="text", why="must be valid Unicode"
-        ) from None

@@ -15,14 +15,14 @@ import structlog
 
 from agents_sdk import ending
 from agents_sdk.buffer import Buffer, Event, Item, texts
-from agents_sdk.deltas import Merger, size_of
+from agents_sdk.deltas import Merger
 from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped, WrongEventLoop
 from agents_sdk.news import News
-from agents_sdk.payloads import AS_GIVEN, Known, complete
 from agents_sdk.posts import Posts
 from agents_sdk.voice import Sink, Voice
 from broker import events
+from broker.composer import Composer, Moment, text_size
 from broker.errors import (
     EventTooLarge,
     InvalidEvent,
@@ -32,10 +32,10 @@ from broker.errors import (
     RuncastError,
 )
 from broker.lifecycle import Lifecycle, State
+from broker.publication import Publication
 from broker.redis.client import Receiver
-from broker.redis.publisher import Publication
 from broker.redis.records import Claim
-from broker.redis.store import Limits, milliseconds
+from broker.redis.store import Limits
 
 if TYPE_CHECKING:
     from agents_sdk.questions import Question
@@ -56,17 +56,22 @@ class Emitter:
         self.news = News()
         self.posts = Posts(self)
         self._sink, self._voice = sink, voice
-        self._envelope = events.Envelope(
-            user_id=claim.owner.user,
-            thread_id=claim.thread_id,
+        self._composer = Composer(
+            events.Envelope(
+                user_id=claim.owner.user,
+                thread_id=claim.thread_id,
+                run_id=claim.run_id,
+                agent_name=claim.agent,
+                parent_run_id=claim.parent_run_id,
+                attempt=claim.attempt,
+            ),
             run_id=claim.run_id,
-            agent_name=claim.agent,
-            parent_run_id=claim.parent_run_id,
-            attempt=claim.attempt,
+            lifecycle=self.lifecycle,
+            seq=claim.seq,
+            began=time.monotonic(),
+            opened={},
+            max_event_bytes=voice.limits.max_event_bytes,
         )
-        self._seq = claim.seq
-        self._began = time.monotonic()
-        self._opened: dict[str, float] = {}
         self._merger = Merger()
         self._timer: asyncio.TimerHandle | None = None
         self._text: list[str] = []
@@ -141,7 +146,8 @@ class Emitter:
 
     def append(self, text: str) -> bool:
         """:meth:`write` likewise; whether the text went to the buffer at once."""
-        size = self._size_of(text)
+        most = self._voice.limits.max_text_bytes
+        size = text_size(text, run_id=self.claim.run_id, before=self._text_bytes, most=most)
         if self.lifecycle.state is State.COMPLETED:
             state, why = self.lifecycle.state, "nothing is accepted after agent_completed"
             raise LifecycleError(state=state, event_type=events.AGENT_DELTA, why=why)
@@ -162,9 +168,9 @@ class Emitter:
         if self._buffer.full:
             raise self._buffer.unconfirmed()
         self.begin()
-        payload = question.payload(time.time_ns() // 1_000_000)
-        asked = question.request_id, milliseconds(question.seconds)
-        return self._accept(events.INPUT_REQUIRED, payload, asked=asked)
+        return self._put(
+            self._composer.question(question.payload, seconds=question.seconds, at=_now())
+        )
 
     async def confirmed(self, event: Event) -> str:
         """The event's id, once it is in the log.
@@ -234,17 +240,13 @@ class Emitter:
         return payload if outcome.error is None else payload | {"error": outcome.error}
 
     def _complete(self, given: Mapping[str, Any]) -> Event:
-        payload = self._filled(events.AGENT_COMPLETED, given)
-        events.check_payload(events.AGENT_COMPLETED, payload)
-        self._check_size(events.AGENT_COMPLETED, self._encoded(events.AGENT_COMPLETED, payload))
+        payload = self._composer.check_end(given, _now())
         # A run that ends as cancelled before it began never says that it started.
         if payload["status"] not in (events.CANCELLED, events.ABANDONED):
             self.begin()
-        for call_id, tool in list(self.lifecycle.open_calls.items()):
-            error = ending.describe(ending.RUN_ENDED, "The run ended while this call was open")
-            closing = {"tool": tool, "call_id": call_id, "success": False, "error": error}
-            self._accept(events.TOOL_COMPLETED, closing)
-        missing = payload["missing"] = self.lifecycle.missing
+        for closing in self._composer.close_calls(_now()):
+            self._put(closing)
+        missing = self.lifecycle.missing
         if missing and self.lifecycle.state is not State.COMPLETED:
             log.info("run_incomplete", run_id=self.claim.run_id, missing=missing)
             if self._voice.require_all_events and payload["status"] == events.SUCCEEDED:
@@ -252,72 +254,14 @@ class Emitter:
                 payload |= {"status": outcome.status, "response": None, "error": outcome.error}
         return self._accept(events.AGENT_COMPLETED, payload)
 
-    def _accept(
-        self, event_type: str, given: Mapping[str, Any], *, asked: tuple[str, int] | None = None
-    ) -> Event:
-        payload = dict(given) if asked else self._filled(event_type, given)
-        events.check_payload(event_type, payload)
-        body = self._encoded(event_type, payload)
-        self._check_size(event_type, body)
-        state, sent = self.lifecycle.state, self.lifecycle.flags
-        self.lifecycle.advance(event_type, payload)
+    def _accept(self, event_type: str, given: Mapping[str, Any]) -> Event:
+        return self._put(self._composer.event(event_type, given, _now()))
+
+    def _put(self, publication: Publication) -> Event:
         self._flush_text()
-        self._seq += 1
-        opened = closed = None
-        if event_type == events.TOOL_EXECUTING:
-            opened = (payload["call_id"], payload["tool"])
-            self._opened[payload["call_id"]] = time.monotonic()
-        elif event_type == events.TOOL_COMPLETED:
-            closed = payload["call_id"]
-            del self._opened[closed]
-        event = Event(
-            Publication(
-                seq=self._seq,
-                event_type=event_type,
-                body=body,
-                state=self.lifecycle.state,
-                sent=self.lifecycle.flags,
-                call_opened=opened,
-                call_closed=closed,
-                asked=asked,
-                status=payload["status"] if event_type == events.AGENT_COMPLETED else None,
-                changes=event_type in events.CALLS
-                or asked is not None
-                or state is not self.lifecycle.state
-                or sent != self.lifecycle.flags,
-            )
-        )
+        event = Event(publication)
         self._buffer.put(event)
         return event
-
-    def _filled(self, event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        if event_type in AS_GIVEN:
-            return dict(given)
-        known = Known(
-            now=time.monotonic(),
-            began=self._began,
-            opened=self._opened,
-            next_call_id=f"c{self._seq + 1}",  # unique in the run, over all of its attempts
-        )
-        return complete(event_type, given, self.lifecycle, known)
-
-    def _encoded(self, event_type: str, payload: Mapping[str, Any]) -> bytes:
-        epoch_ms = time.time_ns() // 1_000_000
-        return self._envelope.encode(event_type, payload, epoch_ms=epoch_ms, seq=self._seq + 1)
-
-    def _size_of(self, text: str) -> int:
-        size = size_of(text)
-        if self._text_bytes + size > self._voice.limits.max_text_bytes:
-            raise self._too_large(events.AGENT_DELTA, self._text_bytes + size)
-        return size
-
-    def _check_size(self, event_type: str, body: bytes) -> None:
-        if len(body) > self._voice.limits.max_event_bytes:
-            raise self._too_large(event_type, len(body))
-
-    def _too_large(self, event_type: str, size: int) -> EventTooLarge:
-        subject = f"{event_type} of run {self.claim.run_id}"
-        return EventTooLarge(subject=subject, detail=f"{size} bytes")
 
     def _flush_text(self) -> None:
         self._cancel_timer()
@@ -346,3 +290,7 @@ class Emitter:
         self.tell(Reason.LOST)
         if self.on_lost is not None:
             self.on_lost()
+
+
+def _now() -> Moment:
+    return Moment(epoch_ms=time.time_ns() // 1_000_000, seconds=time.monotonic())

@@ -14,7 +14,6 @@ from broker import events
 MAX_MESSAGE_CHARACTERS: Final = 2000
 """Longest error message in an event: enough for a person, too short for a dump of the prompt."""
 
-RUN_ENDED: Final = "run_ended"
 INCOMPLETE: Final = "incomplete_lifecycle"
 
 _WORD_STARTS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

@@ -29,7 +29,7 @@ from broker.redis.topology import new_client, new_subscriber
 
 log = structlog.get_logger(__name__)
 
-START_SECONDS: Final = 5.0
+START_SECONDS: Final = 10.0
 """How long a start waits for Redis."""
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from agents_sdk.errors import InputExpired, Reason, RunStopped
 from agents_sdk.outages import delays
 from broker import events
-from broker.errors import BrokerUnavailable, InvalidEvent, PublishError, Refused
+from broker.composer import ask_seconds
+from broker.errors import BrokerUnavailable, PublishError, Refused
 from broker.redis.steering import Asked, Look
 
 if TYPE_CHECKING:
@@ -39,13 +40,11 @@ class Question:
     schema: dict[str, Any] | None
     seconds: float
 
-    def payload(self, epoch_ms: int) -> dict[str, Any]:
-        """Of its ``input_required``, when it is asked at that moment."""
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What its ``input_required`` says of it."""
         told: dict[str, Any] = {"request_id": self.request_id, "prompt": self.prompt}
-        if self.schema is not None:
-            told["schema"] = self.schema
-        expires_at = events.timestamp(epoch_ms + round(self.seconds * 1000))
-        return told | {"expires_at": expires_at}
+        return told if self.schema is None else told | {"schema": self.schema}
 
 
 class Questions:
@@ -80,11 +79,9 @@ class Questions:
         self, prompt: str, schema: dict[str, Any] | None, expires_seconds: float | None
     ) -> Question:
         limits = self._emitter.limits
-        seconds = limits.input_seconds if expires_seconds is None else expires_seconds
-        longest = limits.history_ttl_seconds
-        if not 0 < seconds <= longest:
-            why = f"must be over 0 and at most {longest}, for how long a run is kept"
-            raise InvalidEvent(event_type=events.INPUT_REQUIRED, field="expires_seconds", why=why)
+        seconds = ask_seconds(
+            expires_seconds, default=limits.input_seconds, longest=limits.history_ttl_seconds
+        )
         said = events.to_json(events.INPUT_REQUIRED, [prompt, schema])
         digest = sha256(said).hexdigest()[:16]
         self._asked[digest] += 1

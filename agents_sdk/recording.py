@@ -27,8 +27,8 @@ from broker.errors import (
 )
 from broker.events import encode_delta
 from broker.lifecycle import State
+from broker.publication import Publication
 from broker.redis.client import Receiver
-from broker.redis.publisher import Publication
 from broker.redis.records import Claim, RunRequest
 from broker.redis.steering import Asked, Look
 from broker.redis.store import Limits

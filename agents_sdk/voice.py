@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.publication import Publication
 from broker.redis.client import Receiver
-from broker.redis.publisher import Publication
 from broker.redis.records import Claim
 from broker.redis.store import Limits
 

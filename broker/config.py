@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         default=None,
         repr=False,  # as above
         description="the same Redis for a user with the sweeper's rights, who ends the runs of "
-        "others; absent: RUNCAST_REDIS_URL does that too",
+        "others and publishes for HTTP workers; absent: RUNCAST_REDIS_URL does that too",
     )
     prefix: str = Field(
         default="rc",
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
         default=None, min_length=16, description="bearer key of operators, 16 characters or more"
     )
     worker_key: SecretStr | None = Field(
-        default=None, min_length=16, description="bearer key of HTTP workers, 16 or more characters"
+        default=None, min_length=32, description="bearer key of HTTP workers, 32 or more characters"
     )
     allow_query_token: bool = Field(
         default=False, description="true or false: accept ?token=, which proxies write into logs"

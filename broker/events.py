@@ -29,6 +29,8 @@ CALLS: Final = frozenset({TOOL_EXECUTING, TOOL_COMPLETED})
 """What opens and closes a call."""
 
 AGENT_DELTA: Final = "agent_delta"
+MAX_DELTA_CHARACTERS: Final = 16_384
+"""Longest delta. Even if every character is escaped in JSON, the frame stays under 100 KB."""
 INPUT_REQUIRED: Final = "input_required"
 USER_MESSAGE: Final = "user_message"
 USER_INPUT: Final = "user_input"

@@ -54,14 +54,23 @@ FLAGS: Final[Mapping[str, str]] = {
 
 
 class Lifecycle:
-    """Where one run is, which calls are open, and which of the five it has sent."""
+    """Where one run is, which calls are open (call id → tool), and which of the five it has sent.
+
+    A new one has not begun; another one is taken up where its record says it is.
+    """
 
     __slots__ = ("flags", "open_calls", "state")
 
-    def __init__(self) -> None:
-        self.state = State.QUEUED
-        self.open_calls: dict[str, str] = {}
-        self.flags = ""
+    def __init__(
+        self,
+        state: State = State.QUEUED,
+        *,
+        open_calls: Mapping[str, str] | None = None,
+        flags: str = "",
+    ) -> None:
+        self.state = state
+        self.open_calls: dict[str, str] = dict(open_calls or {})
+        self.flags = _in_order(flags)
         """The events sent so far as letters, in the order of the five."""
 
     @property
@@ -92,6 +101,15 @@ class Lifecycle:
         if flag not in self.flags:
             self.flags = _in_order(self.flags + flag)
 
+    def check_open(self, call_id: str) -> None:
+        """Raise :class:`LifecycleError` unless the call may be completed now."""
+        if call_id not in self.open_calls:
+            raise LifecycleError(
+                state=self.state,
+                event_type=events.TOOL_COMPLETED,
+                why=f"call {call_id!r} is not open",
+            )
+
     def _check_calls(self, event_type: str, payload: Mapping[str, Any]) -> None:
         def refuse(why: str) -> None:
             raise LifecycleError(state=self.state, event_type=event_type, why=why)
@@ -100,9 +118,8 @@ class Lifecycle:
             if payload["call_id"] in self.open_calls:
                 refuse(f"call {payload['call_id']!r} is open already")
         elif event_type == events.TOOL_COMPLETED:
-            tool = self.open_calls.get(payload["call_id"])
-            if tool is None:
-                refuse(f"call {payload['call_id']!r} is not open")
+            self.check_open(payload["call_id"])
+            tool = self.open_calls[payload["call_id"]]
             if tool != payload["tool"]:
                 refuse(f"call {payload['call_id']!r} is of tool {tool!r}")
         elif event_type == events.AGENT_COMPLETED:

@@ -15,6 +15,7 @@ from docs.schema_frames import (
     COUNT,
     CURSOR,
     ID,
+    OBJECT,
     POSITIVE,
     PROBLEM,
     RESYNC_REASONS,
@@ -66,8 +67,16 @@ _SAID: Final = {
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "problem": struct(
         {"type": STRING, "title": STRING, "status": {"type": "integer"}, "code": STRING,
-         "detail": STRING}
+         "detail": STRING},
+        {"index": COUNT, "expected_seq": POSITIVE, "expected_offset": COUNT},
     ),
+    "published": struct({
+        "run_id": ID, "thread_id": ID, "fence": COUNT, "state": {"enum": list(State)},
+        "next_seq": POSITIVE, "next_offset": COUNT, "stop_requested": BOOLEAN,
+        "answers": OBJECT, "lease_seconds": NUMBER,
+        "events": {"type": "array", "items": {"oneOf": [
+            struct({"seq": POSITIVE, "id": nullable(CURSOR)}), struct({"next": POSITIVE})]}},
+    }),
     "health": struct(
         {
             "status": {"enum": ["healthy", "degraded", "draining", "unhealthy"]},

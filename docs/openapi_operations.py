@@ -14,6 +14,8 @@ from docs.schema_frames import (
     CURSOR,
     ID,
     MESSAGE,
+    OBJECT,
+    POSITIVE,
     REPLIES,
     STRING,
     Schema,
@@ -23,6 +25,7 @@ from docs.schema_frames import (
 )
 from gateway.admin import LONGEST_REASON
 from gateway.admin import PREFIX as ADMIN
+from gateway.event_batch import MAX_EVENTS, SCOPES
 from gateway.handshake import CREDENTIALS, STREAM_PATH
 from gateway.history import MOST
 from gateway.tickets import TICKET_SECONDS
@@ -32,6 +35,7 @@ WEBSOCKET: Final = "/ws"
 CONNECTIONS: Final = "connections"
 USERS: Final = "users"
 OPERATORS: Final = "operators"
+WORKERS: Final = "workers"
 ANYONE: Final = "anyone"
 
 Refused = Mapping[int, tuple[str, ...]]
@@ -211,6 +215,35 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     f"{PREFIX}/threads/{{id}}": _reading(
         "thread", together(_USER, _PLACE, {404: ("not_found",)}),
         mode={"enum": [Mode.MAIN, Mode.FACTORY]},
+    ),
+    f"{PREFIX}/events": Operation(
+        tag=WORKERS, security=("worker",),
+        body=closed(
+            {
+                "tenant": nullable(ID), "fence": nullable({"type": "integer"}),
+                "open": nullable(closed(
+                    {
+                        "thread_id": nullable(ID), "scope": nullable({"enum": list(SCOPES)}),
+                        "content": {}, "metadata": nullable(OBJECT), "parent_run_id": nullable(ID),
+                        "worker": nullable(ID),
+                    },
+                    {"agent_name": ID},
+                )),
+                "events": nullable({"type": "array", "maxItems": MAX_EVENTS, "items": closed(
+                    {"seq": nullable(POSITIVE), "payload": OBJECT}, {"type": STRING})}),
+            },
+            {"run_id": ID, "user_id": ID},
+        ),
+        answers={200: json(ref("published")), 201: json(ref("published"))},
+        refused=together(_CALL, _BODY, {
+            400: ("bad_event", "invalid_run_id", "invalid_user_id", "invalid_tenant",
+                  "invalid_agent_name", "invalid_thread_id", "invalid_scope",
+                  "invalid_parent_run_id", "invalid_worker"),
+            401: ("unauthorized",), 403: ("worker_key_required",), 404: ("run_not_found",),
+            409: ("lifecycle_violation", "seq_gap", "offset_gap", "run_exists", "fenced",
+                  "run_closed"),
+            413: ("too_large", "too_many_events"),
+        }),
     ),
     f"{ADMIN}/nodes": _looking("nodes"),
     f"{ADMIN}/agents": _looking("agents"),

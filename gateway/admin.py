@@ -15,12 +15,11 @@ import structlog
 from aiohttp import web
 
 from broker import cursor
-from broker.channels import check_id
 from broker.events import timestamp
 from broker.limits import EVERY_TENANT
 from broker.redis.orders import Order, Verb
 from gateway.bodies import read_object
-from gateway.handshake import BadRequest
+from gateway.handshake import BadRequest, named_id
 from gateway.http_api import NODE, json_response
 from gateway.node import Node
 from gateway.operators import Operator, operator_of
@@ -82,7 +81,7 @@ async def disconnect(request: web.Request) -> web.Response:
         verb=Verb.DISCONNECT,
         by=operator.name,
         tenant=_tenant(operator, fields),
-        user_id=_named("user_id", request.match_info["user_id"]),
+        user_id=named_id("user_id", request.match_info["user_id"]),
         reason=_reason(fields),
     )
     return await _given(node, order)
@@ -164,15 +163,6 @@ def _tenant(operator: Operator, fields: Mapping[str, Any]) -> str:
     return operator.tenant
 
 
-def _named(name: str, value: object) -> str:
-    try:
-        if not isinstance(value, str):
-            raise ValueError("must be a string")
-        return check_id(value)
-    except ValueError as error:
-        raise BadRequest(f"invalid_{name}", f"{name} {error}") from None
-
-
 def _page(query: Mapping[str, str]) -> tuple[cursor.Cursor | None, int]:
     before = query.get("before")
     try:
@@ -194,7 +184,7 @@ def _shown(node_id: str, report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _id_in(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
-    return None if value is None else _named(name, value)
+    return None if value is None else named_id(name, value)
 
 
 def _reason(fields: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import jwt
 import orjson
 from multidict import MultiMapping
+from pydantic import SecretStr
 
 from broker.config import Settings
 from gateway import claims
@@ -137,10 +138,10 @@ class Verifier:
         return claims.identity(told, self._rules, now=now, token_hash=digest)
 
 
-def is_operator(headers: MultiMapping[str], settings: Settings) -> bool:
-    """Whether the bearer is the operator key; never when none is configured."""
+def bears(headers: MultiMapping[str], key: SecretStr | None) -> bool:
+    """Whether the bearer is this key, compared in constant time; never when there is none."""
     offered = bearer(headers)
-    if offered is None or settings.operator_key is None:
+    if offered is None or key is None:
         return False
-    key = settings.operator_key.get_secret_value()
-    return hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), key.encode())
+    raw = offered.encode("utf-8", "surrogateescape")
+    return hmac.compare_digest(raw, key.get_secret_value().encode())

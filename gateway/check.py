@@ -57,7 +57,8 @@ async def findings(settings: Settings) -> list[Finding]:
                 settings.redis_url, keys, replicated=settings.durability == "replicated"
             )
             if settings.sweeper_redis_url is not None:
-                found.append(await _sweeper(settings.sweeper_redis_url, keys))
+                publishes = settings.worker_key is not None
+                found.append(await _sweeper(settings.sweeper_redis_url, keys, publishes=publishes))
     except (RuncastError, ValueError) as error:
         found.append(
             Finding("redis", ok=False, detail=f"{str(error).rstrip('.')}. Check RUNCAST_REDIS_URL.")
@@ -156,13 +157,15 @@ async def _redis(url: str, keys: Keys, *, replicated: bool) -> list[Finding]:
     return found
 
 
-async def _sweeper(url: str, keys: Keys) -> Finding:
-    """Read what a sweeper reads; BrokerUnavailable when a right is missing."""
+async def _sweeper(url: str, keys: Keys, *, publishes: bool) -> Finding:
+    """Read what a sweeper reads, and who publishes for workers over HTTP, as far as there are."""
     client = new_client(url, name="check")
     await client.start(timeout_seconds=5.0)
     try:
         await client.execute("GET", keys.sweeper)
         await client.execute("ZRANGEBYSCORE", keys.leases(0), "-inf", 0, "LIMIT", 0, 1)
+        if publishes:
+            await client.execute("STRLEN", keys.text(0, "check"))
     except BrokerUnavailable as error:
         todo = "Check RUNCAST_SWEEPER_REDIS_URL"
         return Finding("redis sweeper", ok=False, detail=f"{str(error).rstrip('.')}. {todo}.")

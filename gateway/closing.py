@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from broker.events import AGENT_COMPLETED, TOOL_COMPLETED, encode
 from broker.lifecycle import FLAGS, State, missing
-from broker.redis.publisher import Publication
+from broker.publication import Publication
 from broker.redis.records import Claim
 
 REASONS: Final[Mapping[str, str]] = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import random
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +19,6 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker.backoff import full_jitter
 from broker.channels import Channel, Owner
 from broker.errors import (
     BrokerUnavailable,
@@ -38,12 +36,13 @@ from broker.limits import LIMITS, Allowance
 from broker.redis.broker import Broker
 from broker.redis.records import UNREADABLE, AgentSpec, Registered, RunRequest
 from gateway.closing import closing
+from gateway.patience import patiently
 from gateway.session import FrameError
 
 log = structlog.get_logger(__name__)
 
 DEADLINE_SECONDS: Final = 3.0
-"""How long a client's request waits for Redis before ``broker_unavailable``."""
+"""How long a request waits for Redis before ``broker_unavailable``."""
 
 RETRY_MS: Final = 1000
 """What a client is told to wait when it depends on others: on a run's end, say."""
@@ -138,6 +137,10 @@ class Commands:
     async def begun_by(self, owner: Owner, message_id: str) -> Registered:
         """The run that a message began: ``run_not_found`` when none is known."""
         return await self._tried(lambda: self._broker.begun_by(owner, message_id))
+
+    async def registered(self, owner: Owner, run_id: str) -> Registered:
+        """A run of this owner: ``run_not_found`` with the same text for "not yours"."""
+        return await self._tried(lambda: self._broker.registered(owner, run_id))
 
     async def _take_share(self, message: Message) -> None:
         """A message and a run of what the users of a tenant have together."""
@@ -244,15 +247,8 @@ class Commands:
     async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's result, tried again while Redis is away, for no longer than the deadline."""
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                delays = full_jitter(random.random, first_seconds=0.05, most_seconds=0.5)
-                while True:
-                    try:
-                        return await call()
-                    except BrokerUnavailable:
-                        await asyncio.sleep(next(delays))
-                        await self._broker.client.wait_connected(timeout_seconds=DEADLINE_SECONDS)
-        except (TimeoutError, BrokerUnavailable):
+            return await patiently(self._broker.client, call, deadline_seconds=DEADLINE_SECONDS)
+        except BrokerUnavailable:
             raise FrameError(
                 "broker_unavailable", "try again in a moment", retryable=True, bad=False
             ) from None

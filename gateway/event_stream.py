@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from multidict import MultiMapping
 
@@ -77,10 +77,14 @@ class EventStream(Connection):
 
     def goodbye(self, why: CloseCode) -> bytes:
         """Why it ends, and that it does: a body that was cut off must not look like a whole one."""
-        told: dict[str, Any] = {"code": why.code, "reason": why.name}
-        return self._framed(control("closing", told)) + sse_chunk(b"")
+        return self._framed(farewell(why)) + sse_chunk(b"")
 
     def close(self, why: CloseCode) -> None:
         """Close; what was queued goes out before it."""
         super().close(why)
         self._transport.close()
+
+
+def farewell(why: CloseCode) -> bytes:
+    """The last control frame of a stream, which has no close code of its own."""
+    return control("closing", {"code": why.code, "reason": why.name})

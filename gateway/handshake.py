@@ -53,15 +53,32 @@ REPLACEMENT: Final = "\ufffd"
 class BadRequest(Exception):
     """A refusal before the upgrade: HTTP status, a code, and a text that says what is valid.
 
-    ``retry_after_seconds`` is for those that may succeed later, 429 and 503.
+    ``retry_after_seconds`` is for those that may succeed later, 429 and 503; ``more`` are further
+    members of the problem (RFC 9457 section 3.2).
     """
 
     def __init__(
-        self, code: str, detail: str, *, status: int = 400, retry_after_seconds: int = 1
+        self,
+        code: str,
+        detail: str,
+        *,
+        status: int = 400,
+        retry_after_seconds: int = 1,
+        more: Mapping[str, object] | None = None,
     ) -> None:
         self.status, self.code, self.detail = status, code, detail
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after_seconds, self.more = retry_after_seconds, more or {}
         super().__init__(detail)
+
+
+def named_id(name: str, value: object) -> str:
+    """The id that a field of this name holds; :class:`BadRequest` when it is none."""
+    try:
+        if not isinstance(value, str):
+            raise ValueError("must be a string")
+        return check_id(value)
+    except ValueError as error:
+        raise BadRequest(f"invalid_{name}", f"{name} {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,14 @@ def json_response(body: Mapping[str, Any], *, status: int = 200) -> web.Response
     )
 
 
-def problem(status: int, code: str, detail: str, *, retry_after_seconds: int = 1) -> web.Response:
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    retry_after_seconds: int = 1,
+    more: Mapping[str, object] | None = None,
+) -> web.Response:
     """A refusal (RFC 9457) with our ``code``; 429 and 503 say after how long to come again."""
     headers = {"Cache-Control": "no-store"}
     if status == web.HTTPUnauthorized.status_code:
@@ -65,7 +72,7 @@ def problem(status: int, code: str, detail: str, *, retry_after_seconds: int = 1
     return web.Response(
         body=orjson.dumps(
             {"type": "about:blank", "title": _title(status), "status": status, "code": code,
-             "detail": detail}
+             "detail": detail, **(more or {})}
         ),
         status=status,
         content_type="application/problem+json",
@@ -244,6 +251,6 @@ async def _checks(node: Node) -> dict[str, dict[str, Any]]:
 def _title(status: int) -> str:
     return {
         400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-        405: "Method Not Allowed", 426: "Upgrade Required", 429: "Too Many Requests",
-        503: "Service Unavailable",
+        405: "Method Not Allowed", 409: "Conflict", 413: "Content Too Large",
+        426: "Upgrade Required", 429: "Too Many Requests", 503: "Service Unavailable",
     }.get(status, "Error")  # fmt: skip

@@ -63,7 +63,7 @@ FRAMES_AT_ONCE: Final = 1000
 read and answer frames as fast as they come would hold up everybody else."""
 
 EXPIRY_GRACE_SECONDS: Final = 25.0
-START_SECONDS: Final = 5.0
+START_SECONDS: Final = 10.0
 MOST_LATENCIES: Final = 100
 """Counted per turn: a thousand a second tell percentiles as well as all of them."""
 
@@ -80,18 +80,18 @@ class Node:
         self.client = new_client(url, name=f"gateway {self.node_id}")
         self.broker = Broker(self.client, keys=self.keys, limits=Limits.of(settings))
         self.relay = Relay(self.broker, url, node_id=self.node_id)
-        # With which the runs of others are ended: a connection with rights of its own, or the same.
-        self._ending = self.broker
+        # With which runs are published and ended: a connection with rights of its own, or the same.
+        self.ending = self.broker
         if settings.sweeper_redis_url is not None:
             sweeping = new_client(settings.sweeper_redis_url, name=f"sweeper {self.node_id}")
-            self._ending = Broker(sweeping, keys=self.keys, limits=Limits.of(settings))
+            self.ending = Broker(sweeping, keys=self.keys, limits=Limits.of(settings))
         self.commands = Commands(
             self.broker,
-            ending=self._ending,
+            ending=self.ending,
             node_id=self.node_id,
             default_agent=settings.default_agent,
         )
-        self.sweeper = Sweeper(self._ending, node_id=self.node_id)
+        self.sweeper = Sweeper(self.ending, node_id=self.node_id)
         self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.latency = Latency()
         self._heard: list[tuple[bytes, float]] = []
@@ -136,9 +136,9 @@ class Node:
         """Connect to Redis. BrokerUnavailable, with a clear text, after a bounded wait."""
         await self.client.start(timeout_seconds=START_SECONDS)
         try:
-            if self._ending.client is not self.client:
-                await self._ending.client.start(timeout_seconds=START_SECONDS)
-                await self._ending.due([0], epoch_ms=0, most=1)
+            if self.ending.client is not self.client:
+                await self.ending.client.start(timeout_seconds=START_SECONDS)
+                await self.ending.due([0], epoch_ms=0, most=1)
             subscriber = self.relay.subscriber
             await subscriber.start(timeout_seconds=START_SECONDS)
             async with asyncio.timeout(START_SECONDS):
@@ -182,8 +182,8 @@ class Node:
     async def _disconnect(self) -> None:
         await self.relay.stop()
         await self.client.stop()
-        if self._ending.client is not self.client:
-            await self._ending.client.stop()
+        if self.ending.client is not self.client:
+            await self.ending.client.stop()
 
     async def drain(self) -> None:
         """Send every client away over the drain window, spread, so that no storm arrives elsewhere.

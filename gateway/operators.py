@@ -8,7 +8,7 @@ from typing import Final
 
 from multidict import MultiMapping
 
-from gateway.auth import is_operator
+from gateway.auth import bears
 from gateway.credentials import AuthError, KeyMissing, bearer
 from gateway.handshake import BadRequest
 from gateway.node import Node
@@ -34,7 +34,7 @@ async def operator_of(node: Node, headers: MultiMapping[str]) -> Operator:
     """
     if "Authorization" not in headers:
         raise BadRequest("unauthorized", _REQUIRED, status=401)
-    if is_operator(headers, node.settings):
+    if bears(headers, node.settings.operator_key):
         return Operator(name=THE_KEY, tenant=None)
     refused = BadRequest("operator_required", _REQUIRED, status=403)
     try:

@@ -40,6 +40,7 @@ async def as_problems(
             refused.code,
             refused.detail,
             retry_after_seconds=refused.retry_after_seconds,
+            more=refused.more,
         )
     except FrameError as error:
         retry = math.ceil((error.retry_after_ms or 1000) / 1000)

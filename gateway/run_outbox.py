@@ -1,33 +1,37 @@
-"""One run's events out of its channel, up to its end (protocol section 7). Pure.
+"""One run's events out of its channel, in its reader's words, up to its end. Pure.
 
 The channel may carry other runs too. Which of them are sub-agents' of this one is told by their own
-events, so the channel is read from before the run's beginning, and what the client has is left out.
+events, so the channel is read from before the run's beginning, and what the client has is left out
+by its :class:`~gateway.dialects.dialect.Dialect`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import orjson
 
-from broker.cursor import Cursor, from_redis
 from broker.events import AGENT_COMPLETED
-from gateway.frames import sse_message
+from gateway.dialects.dialect import Dialect, Frame
 from gateway.outbox import Outbox
+
+LOST: Final = "resync"
 
 
 class RunOutbox(Outbox):
-    """Takes what :data:`~gateway.wires.UNFRAMED` gives, and holds server-sent events.
+    """Takes what :data:`~gateway.wires.UNFRAMED` gives, and holds what ``write`` makes of it.
 
-    ``after``: events up to there are left out. ``ended``: the run's terminal event was taken, so
-    that nothing follows.
+    ``ended``: the run's terminal event was taken, so that nothing follows.
     """
 
-    __slots__ = ("_after", "_family", "_run_id", "ended")
+    __slots__ = ("_dialect", "_family", "_run_id", "_write", "ended")
 
-    def __init__(self, run_id: str, after: Cursor) -> None:
+    def __init__(
+        self, run_id: str, dialect: Dialect, write: Callable[[bytes, bytes], bytes]
+    ) -> None:
         super().__init__()
-        self._run_id, self._after = run_id, after
+        self._run_id, self._dialect, self._write = run_id, dialect, write
         self._family = {run_id}
         self.ended = False
 
@@ -38,13 +42,21 @@ class RunOutbox(Outbox):
         run_id = str(event.get("run_id"))
         if run_id not in self._family and event.get("parent_run_id") not in self._family:
             return True
-        is_new = not cursor or from_redis(cursor) > self._after
-        if is_new and not super().push(sse_message(text, cursor)):
+        if self.full:  # before it is translated: what comes again must not have been taken in
             return False
         self._family.add(run_id)
+        for said, position in self._dialect.event(Frame(text, cursor, event)):
+            self.put(self._write(said, position))
         if run_id == self._run_id and event.get("type") == AGENT_COMPLETED:
             self.ended = True
         return True
+
+    def say(self, text: bytes, cursor: bytes = b"") -> bool:
+        """Take a control frame. True: it tells of a hole, in which the run's end may have been."""
+        fields = _read(text)
+        for said, position in self._dialect.control(Frame(text, cursor, fields)):
+            self.put(self._write(said, position))
+        return fields.get("type") == LOST
 
 
 def _read(text: bytes) -> dict[str, Any]:

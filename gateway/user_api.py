@@ -65,7 +65,7 @@ async def message(request: web.Request) -> web.StreamResponse:
         connection_id=opening.connection or "", thread_id=thread_id,
     )  # fmt: skip
     if as_events:
-        return await run_stream.answer(request, node, identity, opening, begun)
+        return await run_stream.Listener(request, node, identity, opening).begin(begun)
     return json_response((await begin(node, begun)).told, status=202)
 
 

@@ -13,7 +13,7 @@ from broker.redis.broker import Broker
 from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway.app import Gateway
-from tests.support.servers import OPERATOR_KEY, SECRET, Redis, running_redis
+from tests.support.servers import OPERATOR_KEY, SECRET, WORKER_KEY, Redis, running_redis
 
 # A property has its test's ten seconds, not a part of them for each example: machines are shared.
 hypothesis.settings.register_profile("shared", deadline=None)
@@ -50,6 +50,7 @@ def settings(redis_url: str, prefix: str) -> Settings:
         prefix=prefix,
         jwt_secret=SECRET,
         operator_key=OPERATOR_KEY,
+        worker_key=WORKER_KEY,
         port=0,
         drain_seconds=0,
     )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from broker.redis.agents import Agents
 from broker.redis.figures import Figures
+from broker.redis.holdings import Holdings
 from broker.redis.log import Log
 from broker.redis.orders import Orders
 from broker.redis.overdue import Overdue
-from broker.redis.publisher import EventPublisher
 from broker.redis.revocations import Revocations
 from broker.redis.steering import Steering
 from broker.redis.store import Limits
 from broker.redis.threads import Threads
 
 
-class Broker(EventPublisher, Overdue, Agents, Figures, Log, Orders, Revocations, Steering, Threads):
+class Broker(Holdings, Overdue, Agents, Figures, Log, Orders, Revocations, Steering, Threads):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 

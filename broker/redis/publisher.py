@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
 
 from broker.channels import Keys
 from broker.errors import BrokerUnavailable
 from broker.events import encode_delta
-from broker.lifecycle import State, missing
+from broker.lifecycle import missing
+from broker.publication import Publication
 from broker.redis import scripts
 from broker.redis.client import Receiver, RedisClient
 from broker.redis.connection import Argument
 from broker.redis.records import Claim
 from broker.redis.runs import Runs
 from broker.redis.store import Limits, random_step
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """One event, encoded, with what its run's hash must say after it.
-
-    ``changes``: false when ``state`` and ``sent`` are those of the event before, no call opens or
-    closes, and nothing is asked. It is the rule rather than the exception, and costs Redis less.
-    ``asked``: request id, and for how many milliseconds it can be answered.
-    """
-
-    seq: int
-    event_type: str
-    body: bytes
-    state: State
-    sent: str
-    call_opened: tuple[str, str] | None = None
-    call_closed: str | None = None
-    asked: tuple[str, int] | None = None
-    status: str | None = None
-    changes: bool = True
 
 
 class EventPublisher(Runs):

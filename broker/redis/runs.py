@@ -83,6 +83,11 @@ class Runs(Quotas):
             raise RunNotFound(subject=message_id)
         return await self._begun(self.keys.partition(owner), run_id.decode())
 
+    async def registered(self, owner: Owner, run_id: str) -> Registered:
+        """The run of this owner; RunNotFound, with the same text for "not yours"."""
+        await self.run_channel(owner, run_id)
+        return await self._begun(self.keys.partition(owner), run_id)
+
     async def open_run(self, request: RunRequest, spec: AgentSpec, *, worker_id: str) -> Claim:
         """Register a run that no client began, claimed by the caller from the start.
 
@@ -93,7 +98,8 @@ class Runs(Quotas):
         await self._register(request, spec, timeout_ms=lease_ms, echo=b"", worker=worker_id)
         stored = await self.client.execute("HGETALL", self._run_key(request))
         claim = claim_of(text_pairs(stored), self.keys)
-        await self._count_run(claim)
+        if claim.state is not State.COMPLETED:
+            await self._count_run(claim)
         return claim
 
     async def enqueue(self, registered: Registered) -> None:

@@ -17,8 +17,8 @@ from broker.errors import BrokerUnavailable, Refused
 from broker.events import encode
 from broker.ids import RANDOM_BYTES, ulid
 from broker.lifecycle import Lifecycle
+from broker.publication import Publication
 from broker.redis.broker import Broker
-from broker.redis.publisher import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from gateway.bench.account import Mark
 from gateway.bench.failure import BenchFailed

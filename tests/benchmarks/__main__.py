@@ -22,6 +22,7 @@ from tests.benchmarks.system import (
     fanout,
     growth,
     idle,
+    over_http,
     publisher,
     resume,
     scaling,
@@ -35,7 +36,8 @@ PUBLISHED: Final = RESULTS / "published.json"
 SCENARIOS: Final[dict[str, Scenario]] = {
     module.SCENARIO.name: module.SCENARIO
     for module in (
-        delivery, script, fanout, idle, connect, resume, publisher, text, scaling, growth,
+        delivery, script, fanout, idle, connect, resume, publisher, over_http, text, scaling,
+        growth,
     )
 }  # fmt: skip
 

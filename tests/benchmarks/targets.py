@@ -139,6 +139,15 @@ def _awaited(scenarios: Scenarios) -> Verdict:
     return Verdict(f"{ours:.0f} µs = {ours / bare:.1f} × {bare:.0f}", ours <= 2 * bare)
 
 
+def _over_http(scenarios: Scenarios) -> Verdict:
+    found = scenarios["over_http"][OURS]
+    rate = {size: 1e6 / found[size]["gateway_us"] for size in ("1", "10", "100")}
+    return Verdict(
+        f"{rate['100']:,.0f}/s; ten in a request {rate['10']:,.0f}, alone {rate['1']:,.0f}",
+        rate["100"] >= 15_000,
+    )
+
+
 def _text(scenarios: Scenarios) -> Verdict:
     found = scenarios["text"][OURS]
     gateway, redis = found["gateway_cores"], found["redis_cores"]
@@ -273,6 +282,12 @@ TARGETS: Final[Sequence[Target]] = (
         what="one awaited publish",
         reach="≤ 2 × a bare EVALSHA round trip",
         judge=_awaited,
+    ),
+    Target(
+        scenario="over_http",
+        what="over HTTP, a hundred events in a request: per gateway core",
+        reach="≥ 15,000 events/s",
+        judge=_over_http,
     ),
     Target(
         scenario="text",

@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "browser":
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.timeout(60))
+            item.add_marker(pytest.mark.timeout(300))
             if CHROMIUM is None:
                 why = "no chromium, chromium-browser or google-chrome on PATH"
                 item.add_marker(pytest.mark.skip(reason=why))
@@ -59,16 +59,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         found = next(
             (m for m in (re.search(r"http://[\w.\[\]:]+", line) for line in lines) if m), None
         )
-        assert found, f"the demo printed no address and ended with {process.wait(10)}"
+        assert found, f"the demo printed no address and ended with {process.wait(30)}"
         yield found[0].rstrip("/") + "/"
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="session")
 def questions(demo: str) -> dict[str, str]:
     """What the demo offers to ask: `plain`, `fail` (a tool fails) and `slow` (takes seconds)."""
-    with urllib.request.urlopen(demo + "demo/session", timeout=5) as response:
+    with urllib.request.urlopen(demo + "demo/session", timeout=30) as response:
         samples: list[dict[str, str]] = json.load(response)["samples"]
     asked = {"plain": samples[0]["content"]}
     for kind in ("fail", "slow"):

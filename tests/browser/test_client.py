@@ -61,7 +61,7 @@ class Link:
         self.send(type, payload, id=id, run_id=run_id, seq=seq, timestamp=f"at {id}")
 
     async def receive(self, type: str) -> Frame:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (frame := await self.inbox.get())["type"] != type:
                 pass
         return frame
@@ -79,7 +79,7 @@ class Script:
         return await self.link()
 
     async def link(self) -> Link:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             return await self.links.get()
 
     async def do(self, expression: str) -> Any:

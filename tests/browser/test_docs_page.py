@@ -21,7 +21,7 @@ async def test_the_page_of_the_documentation_works(
 
     async def token(route: Route) -> None:
         body = json.dumps({"user": "bob"}).encode()
-        with urllib.request.urlopen(f"{demo}demo/token", data=body, timeout=5) as response:
+        with urllib.request.urlopen(f"{demo}demo/token", data=body, timeout=30) as response:
             await route.fulfill(body=json.load(response)["token"])
 
     tab = await open_tab()

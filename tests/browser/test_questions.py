@@ -47,7 +47,7 @@ def asking(open_tab: OpenTab) -> Callable[..., Awaitable[Asking]]:
         await tab.page.route_web_socket("**/ws**", lambda route: links.put_nowait(Link(route)))
         await tab.page.reload()
         await tab.page.get_by_role("button", name="Alice").click()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             link = await links.get()
         link.welcome()
         link.live()

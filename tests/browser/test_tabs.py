@@ -98,7 +98,7 @@ class SharedTabs:
         assert not violations, describe(violations)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 async def test_tabs_share_a_socket_and_none_loses_or_doubles_an_event(chromium: "Browser") -> None:
     async with chaos(lambda _: None, gateways=1, doors=True) as scene:
         context = await chromium.new_context(bypass_csp=True)  # to wait for what is in the page

@@ -12,7 +12,7 @@ from tests.support.clients import Client
 from tests.support.history import Entry, Frame, Place, cursor
 from tests.support.servers import token
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 WINDOW = 100
 """Redis trims whole blocks of a stream: it keeps at least this many, and fewer than 100 more."""

@@ -16,7 +16,7 @@ from tests.support.chaos_report import Report, Row
 from tests.support.clients import FIVE, Client, Frame, payload_of
 from tests.support.matrix import SHAPES, THREADS, USERS, Origin, Person, reads
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 @asynccontextmanager
@@ -130,7 +130,7 @@ async def lacking(person: Person, shape: str, runs: set[str]) -> set[str]:
         return runs - {run for run, types in person.got(shape).items() if FIVE[-1] in types}
 
     with suppress(AssertionError):
-        await person.clients[shape].until(lambda _: not lacks(), seconds=15)
+        await person.clients[shape].until(lambda _: not lacks())
     return lacks()
 
 

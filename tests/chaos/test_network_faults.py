@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 import redis.asyncio
 
-from tests.support.chaos import THREAD, USERS, Scene, chaos, until
+from tests.support.chaos import QUICK_SECONDS, THREAD, USERS, Scene, chaos, until
 from tests.support.chaos_client import ChaosClient
 from tests.support.chaos_report import Report
 from tests.support.clients import Client
@@ -22,7 +22,7 @@ from tests.support.faults import (
 )
 from tests.support.history import Place, RunRecord
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 SUBSCRIBER = named("subscriber *")
 COMMANDS = named("gateway *")
@@ -57,7 +57,7 @@ async def test_a_cut_redis_connection_of_a_gateway_is_not_noticed_by_clients(
             recovery = await scene.recovered(cut, at(scene, 0))
         await scene.settle()
         stayed(clients)
-        assert recovery < 3
+        assert recovery < QUICK_SECONDS
         scene.judge(fault=f"gateway's Redis connection cut ({which})", recovery_seconds=recovery)
 
 
@@ -77,7 +77,7 @@ async def test_a_message_sent_as_the_connection_is_lost_is_taken_at_once(
         await client.until_ended(run_id)
         await scene.settle()
         stayed([client])
-        assert recovery < 3
+        assert recovery < QUICK_SECONDS
         scene.judge(
             fault=f"gateway's connection cut at {cut_at_word} of a message",
             recovery_seconds=recovery,
@@ -100,11 +100,11 @@ async def test_what_came_while_nobody_listened_is_delivered_on_return(report: Re
                 assert not any(client.ended for client in clients)
             healed = time.monotonic()
             for client, run_id in zip(clients, runs, strict=True):
-                await client.until_ended(run_id, seconds=10)
+                await client.until_ended(run_id)
             recovery = time.monotonic() - healed
         await scene.settle()
         stayed(clients)
-        assert recovery < 3
+        assert recovery < QUICK_SECONDS
         scene.judge(fault="subscriber away during a whole run", recovery_seconds=recovery)
 
 
@@ -124,14 +124,13 @@ async def test_a_half_open_subscriber_loses_nothing_and_is_replaced(
             subscribers = network.counters.connections
             await until(
                 lambda: network.counters.connections > subscribers,
-                seconds=20,
                 what="a new subscriber connection",
             )
             replaced = time.monotonic() - began
             assert fault.hits
         await scene.settle()
         stayed(clients)
-        assert replaced < 15
+        assert replaced < 30
         scene.judge(
             fault=f"gateway's subscriber half-open ({way.name}), replaced after {replaced:.1f} s",
             recovery_seconds=recovery,
@@ -147,7 +146,7 @@ async def test_a_subscriber_whose_requests_get_lost_does_not_shut_new_users_out(
         fault = scene.gateways[0].network.black_hole(Way.UP, SUBSCRIBER, spare_new=True)
         began = time.monotonic()
         late = await scene.connect(USERS[1], live=False)
-        await late.until_live(seconds=20)
+        await late.until_live()
         assert fault.hits
         async with scene.load(count=10):
             recovery = time.monotonic() - began
@@ -169,9 +168,7 @@ async def test_a_half_open_command_connection_is_replaced_and_nothing_is_lost(
             began = time.monotonic()
             fault = network.black_hole(to=COMMANDS, spare_new=True)
             recovery = await scene.recovered(began, at(scene, 0))
-            await until(
-                lambda: network.counters.connections > made, seconds=20, what="a new connection"
-            )
+            await until(lambda: network.counters.connections > made, what="a new connection")
             assert fault.hits
         await scene.settle()
         stayed(clients)
@@ -212,11 +209,11 @@ async def test_bytes_split_anywhere_are_put_together_again(report: Report) -> No
 
 
 @pytest.mark.parametrize(
-    ("which", "payload", "most_seconds"),
-    [("one", b'"agent_thinking"', 1.0), ("the last", b'"agent_completed"', 2.6)],
+    ("which", "payload", "count"),
+    [("one", b'"agent_thinking"', 100), ("the last", b'"agent_completed"', 10)],
 )
 async def test_a_suppressed_message_is_repaired(
-    report: Report, which: str, payload: bytes, most_seconds: float
+    report: Report, which: str, payload: bytes, count: int
 ) -> None:
     """One in the middle by the next that is heard; the last of a run by the tail check."""
     async with chaos(report, gateways=1) as scene:
@@ -224,19 +221,20 @@ async def test_a_suppressed_message_is_repaired(
         network = scene.gateways[0].network
         fault = network.suppress(published("*:live:user:*", payload))
         asking = asyncio.create_task(
-            client.ask({"count": 10, "per_second": 20}, agent="notes", thread="t")
+            client.ask({"count": count, "per_second": 20}, agent="notes", thread="t")
         )
         await until(lambda: fault.hits == 1, what="the suppression")
         suppressed = time.monotonic()
         run_id = await asking
         if which == "one":
             repaired = await scene.recovered(suppressed)
-        await client.until_ended(run_id, seconds=10)
+            assert run_id not in client.ended, "it took the silence after the run to see the hole"
+        await client.until_ended(run_id)
         if which != "one":
             repaired = time.monotonic() - suppressed
         await scene.settle()
         stayed([client])
-        assert repaired < most_seconds
+        assert repaired < QUICK_SECONDS
         assert network.counters.suppressed == 1
         scene.judge(fault=f"{which} message of a run suppressed", recovery_seconds=repaired)
 
@@ -288,7 +286,6 @@ async def test_the_redis_connection_killed_again_and_again_during_resubscription
                 await strict.send("attach", {"run_id": run.id}, ref=run.id)
             await strict.until(
                 lambda frames: sum(frame["type"] == "ok" for frame in frames) == len(runs),
-                seconds=30,
                 what="2,000 subscriptions",
             )
             async with scene.load(count=10):
@@ -302,7 +299,7 @@ async def test_the_redis_connection_killed_again_and_again_during_resubscription
                 recovery = await scene.recovered(healed)
         await scene.settle()
         stayed(clients)
-        assert recovery < 3
+        assert recovery < QUICK_SECONDS
         scene.judge(
             fault="subscriber cut 5 times while it resubscribes to 2,000 channels",
             recovery_seconds=recovery,
@@ -319,7 +316,7 @@ async def test_the_redis_connection_killed_again_and_again_during_resubscription
 )
 async def test_a_half_open_client_comes_back_and_has_everything(report: Report, way: Way) -> None:
     """Whoever notices first ends it: the gateway by its heartbeat, or the client by its own."""
-    async with chaos(report, gateways=2, doors=True) as scene:
+    async with chaos(report, doors=True, RUNCAST_HEARTBEAT_SECONDS="2") as scene:
         door = scene.gateways[0].door
         assert door is not None
         for user in USERS[:2]:
@@ -340,17 +337,15 @@ async def test_a_half_open_client_comes_back_and_has_everything(report: Report, 
             fault = door.black_hole(way, spare_new=True)
             recovery = await scene.recovered(began)
             for client, run_id in zip(scene.clients, runs, strict=True):
-                await client.until_ended(run_id, seconds=20)
+                await client.until_ended(run_id)
             assert fault.hits
         await until(
             lambda: all(len(client.connections) > 1 and client.live for client in scene.clients),
-            seconds=15,
             what="everybody came back",
         )
         await scene.settle()
         await until(
             lambda: _connections(scene) == len(scene.clients),
-            seconds=10,
             what="the gateway let go of the half-open connections",
         )
         fault.end()
@@ -379,7 +374,7 @@ async def test_a_storm_of_killed_subscribers_costs_nothing(report: Report) -> No
         await scene.settle()
         stayed(clients)
         assert killed >= 10, "it was a storm"
-        assert recovery < 3
+        assert recovery < QUICK_SECONDS
         scene.judge(fault="CLIENT KILL TYPE pubsub, 30 times", recovery_seconds=recovery)
 
 
@@ -397,7 +392,7 @@ async def test_a_subscriber_killed_for_its_output_buffer_reads_the_log(report: R
             async with publisher.run(user_id=USERS[0], agent_name="big", thread_id="t") as run:
                 scene.runs[run.id] = RunRecord(run.id, Place("user", USERS[0]), "t")
                 scene.gateways[0].pause()
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while await _subscribers(admin) >= before:
                         async with run.tool("big") as call:
                             call.result = "x" * 200_000

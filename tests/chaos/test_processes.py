@@ -7,13 +7,13 @@ from functools import partial
 
 import pytest
 
-from tests.support.chaos import THREAD, USERS, Scene, chaos, until
+from tests.support.chaos import QUICK_SECONDS, THREAD, USERS, Scene, chaos, until
 from tests.support.chaos_client import ChaosClient
 from tests.support.chaos_report import Report
 from tests.support.faults import named
 from tests.support.history import Frame, History
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 def at(scene: Scene, gateway: int) -> list[ChaosClient]:
@@ -47,14 +47,14 @@ async def test_a_killed_gateways_clients_go_on_at_another_one(report: Report) ->
             recovery = await scene.recovered(killed, hit)
         await scene.settle()
         assert all(client.connections[-1].base == scene.gateways[1].base for client in hit)
-        assert recovery < 3
+        assert recovery < QUICK_SECONDS
         scene.judge(fault="gateway killed (SIGKILL)", recovery_seconds=recovery)
 
 
 async def test_a_stopped_gateways_clients_leave_it_and_nothing_comes_twice(report: Report) -> None:
     """SIGSTOP: its sockets stay open. What it still holds goes to nobody when it goes on."""
     async with chaos(report) as scene:
-        await scene.populate(users=2, heartbeat_seconds=1)
+        await scene.populate(users=2, heartbeat_seconds=2)
         hit = at(scene, 0)
         assert hit, "somebody is connected there"
         async with scene.load(count=40):
@@ -65,14 +65,14 @@ async def test_a_stopped_gateways_clients_leave_it_and_nothing_comes_twice(repor
         await until(scene.gateways[0].is_ready, what="it is ready again")
         await scene.settle()
         scene.judge(
-            fault="gateway stopped (SIGSTOP) and continued; heartbeat 1 s",
+            fault="gateway stopped (SIGSTOP) and continued; heartbeat 2 s",
             recovery_seconds=recovery,
         )
 
 
 async def test_a_killed_workers_runs_are_abandoned_or_begun_again(report: Report) -> None:
     """Exactly one end each; a second attempt where the agent is declared with ``retries=1``."""
-    async with chaos(report, RUNCAST_LEASE_SECONDS="2") as scene:
+    async with chaos(report, RUNCAST_LEASE_SECONDS="5") as scene:
         once = await scene.connect(USERS[0])
         again = await scene.connect(USERS[1])
         content = {"count": 40, "per_second": 40}
@@ -98,7 +98,7 @@ async def test_a_worker_paused_beyond_its_lease_writes_nothing_after_the_end(
     report: Report,
 ) -> None:
     """It wakes in the middle of its run, which is over (or another worker's), and is fenced."""
-    async with chaos(report, RUNCAST_LEASE_SECONDS="2") as scene:
+    async with chaos(report, RUNCAST_LEASE_SECONDS="5") as scene:
         clients = await scene.populate(users=2)
         runs = []
         for number, client in enumerate(clients):
@@ -128,7 +128,7 @@ async def test_a_worker_paused_beyond_its_lease_writes_nothing_after_the_end(
 
 async def test_a_worker_that_cannot_renew_its_leases_is_fenced(report: Report) -> None:
     """Everything else of its network is well, and nothing tells it: its next event is refused."""
-    async with chaos(report, RUNCAST_LEASE_SECONDS="2") as scene:
+    async with chaos(report, RUNCAST_LEASE_SECONDS="5") as scene:
         clients = await scene.populate(users=1)
         deaf = scene.workers[0]
         content = {"count": 400, "per_second": 40}
@@ -149,7 +149,7 @@ async def test_a_worker_that_cannot_renew_its_leases_is_fenced(report: Report) -
                 assert status(await client.until_ended(run_id)) == "cancelled"
             assert fault.hits
         recovery = await scene.recovered(cut, clients[1::2])
-        assert ended < 2 + 2 + 6, "lease, sweep, and a loaded machine"
+        assert ended < 5 + 2 + QUICK_SECONDS, "lease, sweep, and a loaded machine"
         await scene.settle()
         scene.judge(fault="leases not renewed (half-open)", recovery_seconds=recovery)
 
@@ -167,7 +167,6 @@ async def test_all_gateways_are_replaced_under_load_and_nobody_misses_anything(
                 gateway.process.popen.send_signal(signal.SIGTERM)
                 await until(
                     lambda g=gateway: g.process.popen.poll() is not None,
-                    seconds=10,
                     what="the gateway ends",
                 )
                 assert gateway.process.popen.returncode == 0, gateway.process.printed()
@@ -186,17 +185,17 @@ async def test_all_gateways_are_replaced_under_load_and_nobody_misses_anything(
 
 
 @pytest.mark.parametrize(
-    "seconds", [4, pytest.param(30, marks=[pytest.mark.long, pytest.mark.timeout(90)])]
+    "seconds", [8, pytest.param(30, marks=[pytest.mark.long, pytest.mark.timeout(300)])]
 )
 async def test_an_agent_that_blocks_the_event_loop_keeps_its_lease(
     report: Report, seconds: int
 ) -> None:
-    """A lease of 2 or 3 s, renewed from a thread of its own."""
-    async with chaos(report, RUNCAST_LEASE_SECONDS="3" if seconds == 30 else "2") as scene:
+    """A lease of 5 s, renewed from a thread of its own."""
+    async with chaos(report, RUNCAST_LEASE_SECONDS="5") as scene:
         client = await scene.connect()
         began = time.monotonic()
         run_id = await client.ask({"seconds": seconds}, agent="blocks")
-        end = await client.until_ended(run_id, seconds=seconds + 20)
+        end = await client.until_ended(run_id, seconds=seconds + 60)
         assert time.monotonic() - began > seconds
         assert status(end) == "succeeded"
         await scene.settle()
@@ -243,7 +242,7 @@ async def test_a_stop_ends_a_run_before_it_starts_while_it_runs_and_without_its_
 
 async def test_three_disconnects_without_traffic_move_nobodys_cursor(report: Report) -> None:
     """Nothing is repeated and nothing is skipped, although nothing came in between."""
-    async with chaos(report, RUNCAST_HEARTBEAT_SECONDS="1") as scene:
+    async with chaos(report, RUNCAST_HEARTBEAT_SECONDS="3") as scene:
         clients = await scene.populate(users=2)
         async with scene.load(count=5):
             pass
@@ -265,7 +264,7 @@ async def test_three_disconnects_without_traffic_move_nobodys_cursor(report: Rep
 
 async def test_a_thread_id_used_again_begins_a_run_of_its_own(report: Report) -> None:
     """After a run ended, was stopped, or was lost: ``seq`` begins at 1, and readers see both."""
-    async with chaos(report, gateways=1, RUNCAST_LEASE_SECONDS="2") as scene:
+    async with chaos(report, gateways=1, RUNCAST_LEASE_SECONDS="5") as scene:
         client = await scene.connect(mode="factory")
         tab = await scene.connect(mode="factory")
         short, endless = {"count": 3, "per_second": 50}, {"count": 2000, "per_second": 20}
@@ -294,7 +293,7 @@ async def test_a_thread_id_used_again_begins_a_run_of_its_own(report: Report) ->
 @pytest.mark.long
 async def test_everybody_at_once_is_killed_and_the_system_comes_back(report: Report) -> None:
     """Gateways and workers, all of them, under load; new ones are started in their places."""
-    async with chaos(report) as scene:
+    async with chaos(report, RUNCAST_LEASE_SECONDS="5") as scene:
         await scene.populate(users=2)
         content = {"count": 40, "per_second": 20}
         runs = [await client.ask(content, agent="notes_again") for client in scene.clients]

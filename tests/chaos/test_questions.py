@@ -16,7 +16,7 @@ from tests.support.chaos_report import Report
 from tests.support.history import Frame
 from tests.support.redis_cluster import cluster_redis
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 PROMPTS = ["First?", "Then?", "First?"]
 
@@ -28,7 +28,7 @@ def questions(client: ChaosClient, run_id: str) -> list[Frame]:
 async def asked(client: ChaosClient, run_id: str, number: int) -> str:
     """The request id of the run's question of this number, once it has come."""
     what = f"question {number} of run {run_id}"
-    await client.until(lambda: len(questions(client, run_id)) > number, seconds=20, what=what)
+    await client.until(lambda: len(questions(client, run_id)) > number, what=what)
     found: str = questions(client, run_id)[number]["payload"]["request_id"]
     return found
 
@@ -83,7 +83,7 @@ def judged(
 
 async def test_an_answer_outlives_the_worker_that_asked(report: Report) -> None:
     """Killed twice over: before the first answer, and with the second one given to nobody."""
-    async with chaos(report, RUNCAST_LEASE_SECONDS="2") as scene:
+    async with chaos(report, RUNCAST_LEASE_SECONDS="5") as scene:
         tabs = await two_tabs(scene)
         run_id = await tabs[0].ask({"prompts": PROMPTS}, agent="asks")
         first = await asked(tabs[1], run_id, 0)
@@ -104,14 +104,14 @@ async def test_an_answer_outlives_the_worker_that_asked(report: Report) -> None:
 
 async def test_waiting_is_not_dead(report: Report) -> None:
     """Longer than the lease, the queue time-out and the stop deadline together."""
-    async with chaos(report, RUNCAST_LEASE_SECONDS="2", RUNCAST_QUEUE_TIMEOUT_SECONDS="1") as scene:
+    async with chaos(report, RUNCAST_LEASE_SECONDS="4", RUNCAST_QUEUE_TIMEOUT_SECONDS="4") as scene:
         tabs = await two_tabs(scene)
         run_id = await tabs[0].ask({"prompts": ["?"]}, agent="asks")
         request_id = await asked(tabs[0], run_id, 0)
-        expiring = await tabs[0].ask({"prompts": ["?"], "expires_seconds": 4}, agent="asks")
+        expiring = await tabs[0].ask({"prompts": ["?"], "expires_seconds": 11}, agent="asks")
         began = time.monotonic()
         end = await tabs[1].until_ended(expiring)
-        assert time.monotonic() - began > 3.5
+        assert time.monotonic() - began > 10.5
         assert end["payload"]["error"]["code"] == "input_expired"
         assert run_id not in tabs[0].ended
         answers = [await race(tabs, run_id, request_id, "late")]
@@ -176,7 +176,7 @@ async def test_a_run_asks_on_a_cluster(report: Report) -> None:
             report,
             redis=redis.nodes[0],
             RUNCAST_REDIS_URL=redis.url,
-            RUNCAST_LEASE_SECONDS="15",
+            RUNCAST_LEASE_SECONDS="120",
         ) as scene:
             tabs = await two_tabs(scene)
             run_id = await tabs[0].ask({"prompts": PROMPTS}, agent="asks")
@@ -187,7 +187,7 @@ async def test_a_run_asks_on_a_cluster(report: Report) -> None:
                 answers.append(await race(tabs, run_id, request_id, f"{number}"))
                 if number < 2:
                     await asked(tabs[0], run_id, number + 1)
-                    assert time.monotonic() - began < 3, "told at once, not with the next look"
+                    assert time.monotonic() - began < 30, "told at once, not with the next look"
             end = await tabs[0].until_ended(run_id)
             scene.log_urls = tuple(node.url for node in redis.masters())
             await scene.settle()

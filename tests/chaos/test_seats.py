@@ -11,11 +11,12 @@ import aiohttp
 import pytest
 
 from gateway.fleet import REPORT_SECONDS, STALE_SECONDS
+from tests.support.chaos import QUICK_SECONDS
 from tests.support.chaos_report import Report, Row
 from tests.support.clients import Client
 from tests.support.servers import Redis, running_fleet, running_redis
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 SEATS = 3
 
@@ -51,7 +52,7 @@ async def test_a_killed_gateway_does_not_lock_a_user_out_who_had_all_his_seats_t
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await Client(other).__aenter__()
             process.end(signal.SIGKILL)
-            took = await let_in(other, seconds=STALE_SECONDS + REPORT_SECONDS)
+            took = await let_in(other, seconds=STALE_SECONDS + REPORT_SECONDS + QUICK_SECONDS)
     report(Row(fault="the gateway with all of a user's seats is killed", recovery_seconds=took))
 
 
@@ -79,7 +80,7 @@ async def test_seats_that_a_new_redis_never_heard_of_are_counted_again(
             while True:  # with room for one, and then for none
                 try:
                     async with Client(other):
-                        assert time.monotonic() - begun < 20, "nobody counts them"
+                        assert time.monotonic() - begun < 60, "nobody counts them"
                 except aiohttp.WSServerHandshakeError as error:
                     if error.status == 429:
                         break

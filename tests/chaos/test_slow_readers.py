@@ -33,7 +33,7 @@ from tests.support.history import (
 )
 from tests.support.slow_reader import SlowReader, first_word, slow_reader
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 READERS = 20
 KILOBYTES = 32

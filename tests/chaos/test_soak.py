@@ -46,7 +46,7 @@ def stats(member: Member) -> dict[str, Any]:
         f"http://127.0.0.1:{member.port}/ws/stats",
         headers={"Authorization": f"Bearer {OPERATOR_KEY}"},
     )
-    with urllib.request.urlopen(request, timeout=5) as response:
+    with urllib.request.urlopen(request, timeout=30) as response:
         body: dict[str, Any] = json.load(response)
         return body
 
@@ -59,7 +59,7 @@ async def replace(member: Member) -> Samples:
     """SIGTERM, as a deployment sends it, and a new process in its place."""
     assert await asyncio.to_thread(member.process.end) == 0, member.process.printed()
     member.start()
-    await until(member.is_ready, seconds=20, what=f"{member.name} is back")
+    await until(member.is_ready, what=f"{member.name} is back")
     return sampled(member)
 
 
@@ -83,7 +83,6 @@ async def test_a_soak_loses_nothing_and_leaves_nothing_behind(report: Report) ->
                             len(scene.clients) > 0
                             and all(client.accepted for client in scene.clients)
                         ),
-                        seconds=20,
                         what="everybody has a run under way",
                     )
                     gateway = group.create_task(replace(scene.gateways[1]))
@@ -128,7 +127,7 @@ async def nothing_is_left(scene: Scene, samples: dict[str, Samples], idle: dict[
             what=f"{gateway.name} has no connection",
         )
     # A channel lingers for ten seconds after its last reader.
-    await until(lambda: not subscribed(scene), seconds=15, what="no channel is subscribed to")
+    await until(lambda: not subscribed(scene), what="no channel is subscribed to")
     for name, each in samples.items():
         await until(
             lambda: each.process.num_fds() <= idle[name] + 2,  # noqa: B023 - awaited here

@@ -18,7 +18,7 @@ from tests.support.clients import Client, eventually
 from tests.support.history import Kind, describe
 from tests.support.races import KINDS, Interleaving, Lane
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 LANES = 16
 """Channels at a time."""

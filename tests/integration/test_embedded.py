@@ -45,7 +45,7 @@ async def command(redis: EmbeddedRedis, line: str) -> str:
 def wait_gone(pid: int) -> None:
     """Returns when no process has this id; fails after 5 s."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(pid).wait(timeout=5)
+        psutil.Process(pid).wait(timeout=30)
 
 
 @pytest.mark.parametrize("server", SERVERS)

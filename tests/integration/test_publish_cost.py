@@ -9,8 +9,8 @@ import pytest
 from agents_sdk.ids import new_id
 from broker.channels import Scope
 from broker.lifecycle import State
+from broker.publication import Publication
 from broker.redis.broker import Broker
-from broker.redis.publisher import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from tests.integration.sdk_rig import ALICE
 

@@ -18,7 +18,7 @@ from broker.redis.broker import Broker
 from tests.integration.sdk_rig import ALICE, ask, ended, logged, until
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(40)  # a Python process takes seconds to start on a busy machine
+pytestmark = pytest.mark.timeout(300)  # a Python process takes seconds to start on a busy machine
 
 AGENTS = """
 import asyncio

@@ -12,8 +12,8 @@ from broker.channels import Scope
 from broker.config import Settings
 from broker.errors import RunExists
 from broker.lifecycle import State
+from broker.publication import Publication
 from broker.redis.broker import Broker
-from broker.redis.publisher import Publication
 from broker.redis.queue import GROUP, RequestQueue
 from broker.redis.records import AgentSpec, Claim, OnBusy, Registered, RunRequest
 from tests.integration.sdk_rig import ALICE, ask, ended, until

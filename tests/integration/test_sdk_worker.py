@@ -21,8 +21,8 @@ from tests.integration.sdk_rig import ALICE, ask, ended, expire, faulty_network,
 
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
-    """The shortest lease there is, and time to finish when drained."""
-    return settings.model_copy(update={"lease_seconds": 2, "drain_seconds": 5})
+    """A short lease, and time to finish when drained."""
+    return settings.model_copy(update={"lease_seconds": 4, "drain_seconds": 30})
 
 
 @pytest.fixture
@@ -95,6 +95,7 @@ async def test_no_more_runs_at_once_than_it_can_run(quick: Settings, broker: Bro
 
 
 async def test_a_stop_ends_the_run_at_once(settings: Settings, broker: Broker) -> None:
+    settings = settings.model_copy(update={"lease_seconds": 120})
     worker = waiting_worker(settings)
     async with worker.running():
         run_id = await ask(broker, "waits")
@@ -201,7 +202,7 @@ async def test_an_agent_that_blocks_the_loop_keeps_its_lease(
         return "computed"
 
     async with worker.running():
-        payload = await ended(broker, await ask(broker, "blocks"), seconds=9)
+        payload = await ended(broker, await ask(broker, "blocks"))
     assert payload["status"] == "succeeded"
     assert deadlines[0] > 0
 
@@ -319,7 +320,7 @@ async def test_a_claim_whose_reply_is_lost_is_claimed_again(
             return run.attempt
 
         async with worker.running() as service:
-            network.lose_reply_to = service.id.encode() + b"\r\n$4\r\n2000"
+            network.lose_reply_to = service.id.encode() + b"\r\n$4\r\n4000"
             run_id = await ask(broker, "claimed")
             assert (await ended(broker, run_id))["response"] == 1
         assert network.lost == 1

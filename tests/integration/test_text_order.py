@@ -20,7 +20,7 @@ from tests.integration.sdk_rig import faulty_network
 from tests.support.clients import Client, Frame, live_connection
 from tests.support.slow_reader import slow_reader
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 LETTERS = "aé東👋 "
 

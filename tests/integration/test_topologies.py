@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,10 +19,10 @@ from compose.redis import rights
 from tests.support.clients import FIVE, Client, Frame, payload_of
 from tests.support.redis_cluster import cluster_redis
 from tests.support.redis_server import Server, servers, standalone
-from tests.support.servers import OPERATOR_KEY, Fleet
+from tests.support.servers import OPERATOR_KEY, WORKER_KEY, Fleet
 from tests.support.topologies import acl_redis, fleet_on, sentinel_redis, tls_redis
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 MODES: Mapping[str, Mapping[str, str]] = {
     "main": {"mode": "main"},
@@ -53,7 +54,7 @@ def printed_by(url: str, member: Server, *command: str) -> tuple[int, str]:
     """Exit status and output of a command that ends by itself."""
     with fleet_on(url, member) as fleet:
         process = fleet.runcast(*command, name="command")
-        return process.ended(seconds=30), process.printed()
+        return process.ended(), process.printed()
 
 
 # --- what has to work everywhere
@@ -66,6 +67,7 @@ async def works(system: System) -> None:
     await streamed_text_is_whole(system)
     await a_stop_ends_the_run(system)
     await a_client_resumes_at_the_other_gateway(system)
+    await a_worker_has_nothing_but_http(system)
     await figures_are_told(system)
     status, printed = await asyncio.to_thread(checked, system)
     assert status == 0, printed
@@ -144,6 +146,56 @@ async def a_client_resumes_at_the_other_gateway(system: System) -> None:
             assert before + client.logged() == watcher.logged(), "not exactly what was missed"
 
 
+async def a_worker_has_nothing_but_http(system: System) -> None:
+    """A gateway for each request, with a question, text, a stop, and a run that is left behind."""
+    me = user()
+    started = {"type": "agent_started", "seq": 1, "payload": {"message": "m"}}
+    said = [
+        {"type": "agent_thinking", "seq": 2, "payload": {"thoughts": "t"}},
+        {"type": "agent_delta", "payload": {"offset": 0, "text": TEXT}},
+        {
+            "type": "tool_executing",
+            "seq": 3,
+            "payload": {"tool": "t", "call_id": "c", "status": "running"},
+        },
+        {"type": "input_required", "seq": 4, "payload": {"request_id": "q", "prompt": "?"}},
+    ]
+    end = {"type": "agent_completed", "seq": 5, "payload": {"complete": True}}
+    async with (
+        Client(system.first, me) as client,
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {WORKER_KEY}"}) as http,
+    ):
+
+        async def send(base: str, run_id: str, **body: Any) -> dict[str, Any]:
+            body = {"run_id": run_id, "user_id": me, **body}
+            async with http.post(f"{base}/api/v1/events", json=body) as response:
+                told: dict[str, Any] = await response.json()
+                assert response.status in (200, 201), told
+                return told
+
+        await client.first("live")
+        run, left = f"{me}-run", f"{me}-left"
+        await send(system.first, run, open={"agent_name": "remote"}, events=[started])
+        first = await send(system.second, run, fence=1, events=said)
+        assert await send(system.first, run, fence=1, events=said) == first
+        await client.first("input_required")
+        answer = {"run_id": run, "request_id": "q", "content": 7}
+        await client.send("user_input", answer, ref="answer")
+        assert (await client.reply("answer"))["type"] == "ok"
+        assert (await send(system.second, run, fence=1))["answers"] == {"q": 7}
+        await client.send("stop_agent", {"run_id": run}, ref="stop")
+        assert (await client.reply("stop"))["type"] == "ok"
+        assert (await send(system.first, run, fence=1))["stop_requested"] is True
+        ended = await send(system.second, run, fence=1, events=[end])
+        assert await send(system.first, run, fence=1, events=[end]) == ended
+        completed = await client.completed(run)
+        assert completed["payload"]["response"] == TEXT == text_of(client.frames), completed
+        assert tuple(event["type"] for event in client.events(run)) == FIVE
+        await send(system.first, left, open={"agent_name": "remote"}, events=[started])
+        await client.send("stop_agent", {"run_id": left}, ref="stop left")
+        assert (await client.reply("stop left"))["type"] == "ok"
+
+
 async def figures_are_told(system: System) -> None:
     operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
     async with aiohttp.ClientSession() as http:
@@ -166,7 +218,7 @@ async def figures_are_told(system: System) -> None:
 
 def checked(system: System) -> tuple[int, str]:
     process = system.fleet.runcast("check", name="check")
-    return process.ended(seconds=30), process.printed()
+    return process.ended(), process.printed()
 
 
 # --- on what

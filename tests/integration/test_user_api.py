@@ -78,7 +78,7 @@ class Caller:
 
     async def ended(self, run_id: str) -> dict[str, Any]:
         """The run's view, once it has ended."""
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while True:
                 status, told = await self("GET", f"/runs/{run_id}")
                 assert status == 200, told

@@ -9,8 +9,8 @@ from broker.cursor import ZERO
 from broker.errors import Fenced, SequenceGap
 from broker.events import encode
 from broker.lifecycle import State
+from broker.publication import Publication
 from broker.redis.broker import Broker
-from broker.redis.publisher import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from gateway.commands import new_id
 from tests.support.clients import Client

@@ -8,7 +8,7 @@ from tests.mission_critical.conftest import System
 from tests.support.clients import Client, is_terminal
 from tests.support.servers import Redis, running_fleet
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_g5_the_runs_of_a_killed_worker_are_abandoned(redis_server: Redis) -> None:
@@ -20,7 +20,7 @@ async def test_g5_the_runs_of_a_killed_worker_are_abandoned(redis_server: Redis)
             run_id = await client.ask("hello", agent="waits")
             await client.first("tool_executing")
             worker.end(signal.SIGKILL)
-            end = await client.completed(run_id, seconds=15)
+            end = await client.completed(run_id)
             assert end["payload"]["status"] == "abandoned"
             assert end["payload"]["error"]["code"] == "worker_lost"
             assert end["payload"]["missing"] == []
@@ -31,7 +31,7 @@ async def test_g5_the_runs_of_a_killed_worker_are_abandoned(redis_server: Redis)
             assert closed["payload"]["error"]["code"] == "run_ended"
             # Another worker takes the thread's next run, and nothing more comes of the first.
             fleet.worker()
-            await client.completed(await client.ask("again", agent="five", ref="m2"), seconds=15)
+            await client.completed(await client.ask("again", agent="five", ref="m2"))
             assert sum(is_terminal(frame, run_id) for frame in client.frames) == 1
 
 
@@ -44,10 +44,10 @@ async def test_g5_a_paused_worker_is_fenced_when_it_goes_on(redis_server: Redis)
             run_id = await client.ask({"count": 100000, "per_second": 50}, agent="beats")
             await client.first("agent_thinking")
             worker.popen.send_signal(signal.SIGSTOP)
-            end = await client.completed(run_id, seconds=15)
+            end = await client.completed(run_id)
             assert end["payload"]["status"] == "abandoned"
             worker.popen.send_signal(signal.SIGCONT)
-            await client.completed(await client.ask("again", agent="five", ref="m2"), seconds=15)
+            await client.completed(await client.ask("again", agent="five", ref="m2"))
             of_run = client.events(run_id)
             assert of_run[-1] == end
             assert [event["seq"] for event in of_run] == list(range(1, len(of_run) + 1))
@@ -59,10 +59,10 @@ async def test_g5_a_run_that_no_worker_takes_is_abandoned(redis_server: Redis) -
     ) as fleet:
         worker = fleet.worker()
         async with Client(fleet.gateway(), "alice") as client:
-            await client.completed(await client.ask("hello", agent="five"), seconds=15)
+            await client.completed(await client.ask("hello", agent="five"))
             worker.end()
             run_id = await client.ask("hello", agent="five", ref="m2")
-            end = await client.completed(run_id, seconds=15)
+            end = await client.completed(run_id)
             assert end["payload"]["status"] == "abandoned"
             assert end["payload"]["error"]["code"] == "queue_timeout"
 
@@ -78,7 +78,7 @@ async def test_g5_a_stop_works_with_the_worker_dead(redis_server: Redis) -> None
             worker.end(signal.SIGKILL)
             await client.send("stop_agent", {"run_id": run_id}, ref="s")
             assert (await client.reply("s"))["type"] == "ok"
-            end = await client.completed(run_id, seconds=15)
+            end = await client.completed(run_id)
             assert end["payload"]["status"] == "cancelled"
 
 
@@ -94,9 +94,9 @@ async def test_g5_a_worker_told_to_end_ends_its_runs(redis_server: Redis) -> Non
             await client.first("tool_executing")
             await client.until(lambda _: client.events(beats))
             worker.popen.send_signal(signal.SIGTERM)
-            finished = await client.completed(beats, seconds=15)
+            finished = await client.completed(beats)
             assert finished["payload"]["status"] == "succeeded"
-            cancelled = await client.completed(waits, seconds=15)
+            cancelled = await client.completed(waits)
             assert cancelled["payload"]["status"] == "cancelled"
         assert worker.ended() == 0, worker.printed()
 

@@ -7,7 +7,7 @@ import pytest
 from tests.support.clients import Client
 from tests.support.servers import Redis, running_fleet
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_g6_a_killed_gateways_clients_go_on_at_another(redis_server: Redis) -> None:

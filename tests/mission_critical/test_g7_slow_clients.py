@@ -14,7 +14,7 @@ from gateway.websocket import WebSocket
 from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.support.clients import Client, eventually
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 KILOBYTES = 100
 EVENTS = 120

@@ -30,7 +30,7 @@ MODES: dict[str, dict[str, str]] = {
     "legacy": {"mode": "legacy"},
 }
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 
 
 def user() -> str:
@@ -291,7 +291,7 @@ async def test_99_of_100_emissions_reach_the_client_in_100_ms_at_500_per_second(
         async with Client((system.first, system.second)[number % 2], user()) as client:
             await client.first("live")
             run_id = await client.ask({"count": 200, "per_second": 50}, agent="beats")
-            await client.completed(run_id, seconds=15)
+            await client.completed(run_id)
             return [
                 arrived - float(frame["payload"]["thoughts"].split()[1])
                 for arrived, frame in zip(client.times, client.frames, strict=True)

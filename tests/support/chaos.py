@@ -27,6 +27,7 @@ from tests.support.chaos_client import ChaosClient
 from tests.support.chaos_log import read_logs
 from tests.support.chaos_members import DEFAULTS, RETENTION, Stage, until
 from tests.support.chaos_report import Report, Row
+from tests.support.clients import PATIENCE_SECONDS
 from tests.support.fault_proxy import FaultProxy
 from tests.support.history import (
     Entry,
@@ -45,11 +46,15 @@ from tests.support.servers import Redis, running_redis
 USERS: Final = ("alice", "bob", "a:b", "a", "ünï {x} 100%")
 """Among them ids that would meet in a key if they were not encoded."""
 
+QUICK_SECONDS: Final = 12.0
+"""What begins anew at once is there again by then, on a machine that stands still for a while too;
+what waits for a lease, a look or a time-out of a default installation is not."""
+
 THREAD: Final = "b:t"
 """The same for all users: nothing but the user tells their threads apart."""
 
 
-__all__ = ["THREAD", "USERS", "Scene", "chaos", "until"]
+__all__ = ["QUICK_SECONDS", "THREAD", "USERS", "Scene", "chaos", "until"]
 
 
 @dataclass(kw_only=True)
@@ -191,7 +196,11 @@ class Scene(Stage):
         return read_logs(self.log_urls, self.prefix)
 
     async def recovered(
-        self, since: float, clients: Iterable[ChaosClient] | None = None, *, seconds: float = 15.0
+        self,
+        since: float,
+        clients: Iterable[ChaosClient] | None = None,
+        *,
+        seconds: float = PATIENCE_SECONDS,
     ) -> float:
         """Wait until each of the clients has an event that was begun after ``since`` (monotonic).
 
@@ -212,7 +221,7 @@ class Scene(Stage):
             await asyncio.sleep(0.05)
         return slowest - since
 
-    async def settle(self, *, seconds: float = 15.0) -> None:
+    async def settle(self, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until all runs have ended and every client that should be connected has all.
 
         Returns at the deadline as well: :meth:`judge` then names what is missing.

@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 
+from tests.support.clients import PATIENCE_SECONDS
 from tests.support.history import Epoch, Frame, Place, Reader, cursor
 from tests.support.servers import token
 
@@ -54,7 +55,7 @@ class ChaosClient:
         thread: str | None = None,
         name: str = "",
         after: str | None = None,
-        heartbeat_seconds: float = 10.0,
+        heartbeat_seconds: float = 20.0,
         seed: int = 0,
     ) -> None:
         self.bases, self.user, self.mode, self.thread = list(bases), user, mode, thread
@@ -137,7 +138,7 @@ class ChaosClient:
 
     # --- what it does
 
-    async def until(self, condition: Any, *, seconds: float = 10.0, what: str) -> None:
+    async def until(self, condition: Any, *, seconds: float = PATIENCE_SECONDS, what: str) -> None:
         """Wait until it holds of this client; ``AssertionError`` with ``what`` otherwise."""
         try:
             async with asyncio.timeout(seconds), self._arrived:
@@ -148,7 +149,7 @@ class ChaosClient:
                 f"{len(self.connections)} connections, live: {self.live}, cursor: {self.cursor}"
             ) from None
 
-    async def until_live(self, *, seconds: float = 10.0) -> None:
+    async def until_live(self, *, seconds: float = PATIENCE_SECONDS) -> None:
         await self.until(lambda: self.live, seconds=seconds, what="being live")
 
     async def until_live_again(self, times: int) -> None:
@@ -194,12 +195,12 @@ class ChaosClient:
                 reply: Frame = answer.result()
                 return reply
 
-    async def until_heard(self, run_id: str, *, seconds: float = 20.0) -> None:
+    async def until_heard(self, run_id: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """The run's agent is at work, and heard."""
         what = f"an event of run {run_id}"
         await self.until(lambda: run_id in self.heard, seconds=seconds, what=what)
 
-    async def until_ended(self, run_id: str, *, seconds: float = 45.0) -> Frame:
+    async def until_ended(self, run_id: str, *, seconds: float = 60.0) -> Frame:
         """The run's terminal event, once it is here."""
         what = f"the end of run {run_id}"
         await self.until(lambda: run_id in self.ended, seconds=seconds, what=what)

@@ -14,7 +14,7 @@ def read_logs(urls: Iterable[str], prefix: str) -> dict[Place, list[Entry]]:
     """Every channel's entries, oldest first. ``urls``: each server that holds some of them."""
     logs: dict[Place, list[Entry]] = {}
     for url in urls:
-        with redis.Redis.from_url(url, socket_timeout=5.0) as client:
+        with redis.Redis.from_url(url, socket_timeout=30) as client:
             for key in client.scan_iter(match=f"{prefix}:*:log:*", count=1000):
                 entries: Sequence[Any] = client.xrange(key)
                 logs[_place(key)] = [_entry(*entry) for entry in entries]

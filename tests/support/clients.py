@@ -19,6 +19,9 @@ from tests.support.servers import token as make_token
 
 Frame = dict[str, Any]
 
+PATIENCE_SECONDS = 30.0
+"""Until what should happen counts as not happening: long enough for a machine that stands still."""
+
 FIVE = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed")
 
 
@@ -90,7 +93,11 @@ class Client:
         return frame
 
     async def until(
-        self, condition: Callable[[list[Frame]], Any], *, seconds: float = 8.0, what: str = ""
+        self,
+        condition: Callable[[list[Frame]], Any],
+        *,
+        seconds: float = PATIENCE_SECONDS,
+        what: str = "",
     ) -> Any:
         """Wait until the condition holds of the frames; its value."""
         value: Any = None
@@ -141,7 +148,7 @@ class Client:
         assert len(replies) == 1, replies
         return replies[0]
 
-    async def closed(self, *, seconds: float = 8.0) -> int:
+    async def closed(self, *, seconds: float = PATIENCE_SECONDS) -> int:
         """The close code, once closed."""
         await self.until(lambda _: self.close_code is not None, seconds=seconds, what="a close")
         assert self.close_code is not None
@@ -163,7 +170,7 @@ class Client:
         run_id: str = payload_of(accepted)["run_id"]
         return run_id
 
-    async def completed(self, run_id: str, *, seconds: float = 8.0) -> Frame:
+    async def completed(self, run_id: str, *, seconds: float = PATIENCE_SECONDS) -> Frame:
         """The run's terminal event."""
 
         def found(frames: list[Frame]) -> Frame | None:
@@ -185,14 +192,14 @@ class Client:
         return [frame for frame in self.frames if "id" in frame]
 
 
-async def eventually(condition: Callable[[], bool], *, seconds: float = 8.0) -> None:
+async def eventually(condition: Callable[[], bool], *, seconds: float = PATIENCE_SECONDS) -> None:
     """Look until the condition holds, in turns of the event loop; ``TimeoutError`` otherwise."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - not everything has an event to wait for
             await asyncio.sleep(0.02)
 
 
-async def ready_is(base: str, wanted: int, *, seconds: float = 20.0) -> float:
+async def ready_is(base: str, wanted: int, *, seconds: float = PATIENCE_SECONDS) -> float:
     """Look until ``/readyz`` answers so; when it did (monotonic)."""
     deadline = time.monotonic() + seconds
     async with aiohttp.ClientSession() as http:

@@ -22,7 +22,7 @@ from tests.support.faults import Counters, Fault, Kind, Matches, Named, Way, any
 Upstream = tuple[str, int] | Path
 """Where connections go on: an address, or a unix socket."""
 
-PATIENCE_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 30.0
 """For the proxy's thread to answer."""
 
 Value = TypeVar("Value")

@@ -124,11 +124,10 @@ class Judge:
         for process in self._processes():
             status = process.popen.poll()
             assert status is None, f"ended with {status}: {process.printed()[-2000:]}"
-        with urllib.request.urlopen(f"{self.bench.base}/readyz", timeout=5) as response:
+        with urllib.request.urlopen(f"{self.bench.base}/readyz", timeout=30) as response:
             assert response.status == 200
         wait_until(
             lambda: self._connections() <= self._sockets,
-            seconds=8,
             what=f"{self.area}: the gateway's sockets are back to {self._sockets}",
         )
         for pid, more in self.grown().items():
@@ -174,7 +173,7 @@ def judged(
         yield judge
         bench.loop.run(client.send("stop_agent", {"run_id": run_id}, ref="stop"))
         try:
-            bench.loop.run(client.completed(run_id, seconds=20))
+            bench.loop.run(client.completed(run_id))
         finally:
             _check_watcher(client, run_id, area, judge, may_resync=may_resync)
     finally:

@@ -13,7 +13,7 @@ from tests.support.clients import FIVE, Client, Frame, payload_of
 from tests.support.servers import OPERATOR_KEY, SECRET
 
 MODES: Final = ("main", "factory", "isolated", "legacy")
-PATIENCE: Final = 20.0
+PATIENCE: Final = 40.0
 GENERATION_SECONDS: Final = 2
 """Between the times of issue of a user's tokens, all of them in the past."""
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import aiohttp
 import jwt
+import pytest
 
 from broker.channels import Owner
 from broker.config import Settings
 from broker.redis.broker import Broker
+from gateway import orders, sweeper, tail
 from gateway.app import Gateway
-from tests.support.clients import Client
+from tests.support.clients import PATIENCE_SECONDS, Client
 from tests.support.servers import SECRET
 
 ALICE = Owner("", "alice")
@@ -35,6 +37,13 @@ async def two_gateways(settings: Settings, **changed: Any) -> AsyncIterator[tupl
     few = settings.model_copy(update=changed)
     async with Gateway(few) as one, Gateway(few) as other:
         yield f"http://127.0.0.1:{one.port}", f"http://127.0.0.1:{other.port}"
+
+
+def without_rounds(patch: pytest.MonkeyPatch) -> None:
+    """What gateways do each second they do once, as they start: who counts commands counts those
+    that clients cost."""
+    for module in (orders, sweeper, tail):
+        patch.setattr(module, "TICK_SECONDS", 3600.0)
 
 
 async def refusal(base: str, **options: Any) -> tuple[int, str, str | None, str]:
@@ -65,7 +74,7 @@ async def seats(broker: Broker, owner: Owner = ALICE) -> int:
 
 async def seats_are(broker: Broker, wanted: int, owner: Owner = ALICE) -> None:
     """Once the fleet counts so many."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await seats(broker, owner) != wanted:  # noqa: ASYNC110 - Redis tells nobody
             await asyncio.sleep(0.02)
 

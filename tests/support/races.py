@@ -50,7 +50,7 @@ KINDS: Final[Mapping[str, Mapping[str, str]]] = {
 SCOPES: Final = {"main": "user", "main, one thread": "user", "factory": "thread", "strict": "run"}
 STARTS: Final = ("now", "newest", "somewhere", "0-0")
 
-READ_SECONDS: Final = 10.0
+READ_SECONDS: Final = 30.0
 UNAVAILABLE: Final = 4503
 MOST_TURNS: Final = 12
 

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from broker.embedded import find_server
 from tests.support.certificates import Encryption
 from tests.support.redis_server import Server, redis_folder
-from tests.support.servers import wait_until
+from tests.support.servers import READY_SECONDS, wait_until
 
 SLOTS = 16_384
 NODE_TIMEOUT_MS = 1000
@@ -94,7 +94,7 @@ class Cluster:
     def another_master(self, than: Server) -> Server:
         return next(node for node in self.masters() if node.port != than.port)
 
-    def failover(self, slot: int, *, seconds: float = 15.0) -> Server:
+    def failover(self, slot: int, *, seconds: float = READY_SECONDS) -> Server:
         """``CLUSTER FAILOVER``, orderly: the slot's replica takes over; the new master."""
         old = self.master_of(slot)
         replica = self.replica_of(old)
@@ -107,7 +107,7 @@ class Cluster:
         master = self.master_of(slot)
         return master, self.replica_of(master)
 
-    def taken_over(self, slot: int, replica: Server, *, seconds: float = 15.0) -> None:
+    def taken_over(self, slot: int, replica: Server, *, seconds: float = READY_SECONDS) -> None:
         """Return when ``replica`` serves the slot and all that are alive know it."""
         wait_until(
             lambda: (

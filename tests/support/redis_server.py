@@ -1,12 +1,11 @@
 """One real redis-server (or valkey-server) with any binary and any configuration."""
 
-import random
 import shutil
 import signal
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,11 +18,8 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from broker.embedded import _carried_server, find_server
-from tests.support.servers import Process, Redis, spawn, wait_until
-
-PORTS = range(12_000, 22_000)
-"""Below the range from which the kernel takes ports for outgoing connections, and with the cluster
-bus (10,000 above) too: nobody gets the port of a server that is down for a moment."""
+from tests.support.ports import free_port
+from tests.support.servers import Redis, spawn
 
 BINARIES: Mapping[str, str | None] = {
     "redis-server on PATH": shutil.which("redis-server"),
@@ -56,16 +52,6 @@ def servers(*, sharded: bool | None = None) -> list[ParameterSet]:
     ]
 
 
-def server_port() -> int:
-    """A loopback port that was free just now, its cluster bus port too."""
-    while True:
-        port = random.choice(PORTS)
-        with suppress(OSError), ExitStack() as stack:
-            for each in (port, port + 10_000):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", each))
-            return port
-
-
 @dataclass
 class Server(Redis):
     """A server that can be killed, paused, continued and started again, on the same port and data.
@@ -74,7 +60,7 @@ class Server(Redis):
     own commands connect with.
     """
 
-    port: int = field(default_factory=server_port)
+    port: int = field(default_factory=partial(free_port, bus=True))
     binary: Path = field(default_factory=find_server)
     arguments: tuple[str, ...] = ()
     access: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +77,7 @@ class Server(Redis):
             ],
             self.folder / "redis.log",
         )  # fmt: skip
-        wait_until(self._up, what=f"{self.binary} answers on port {self.port}")
+        self.until_up()
 
     def first_arguments(self) -> tuple[str, ...]:
         """What must stand before all options: a configuration file."""
@@ -114,7 +100,7 @@ class Server(Redis):
             host="127.0.0.1",
             port=self.port,
             decode_responses=True,
-            socket_timeout=5,
+            socket_timeout=30,
             retry=Retry(NoBackoff(), 0),
             **self.access,
         )
@@ -133,11 +119,6 @@ class Server(Redis):
             return "NOAUTH" in str(error)
         except (RedisError, OSError):
             return False
-
-    @property
-    def running(self) -> Process:
-        assert self.process is not None, "not started"
-        return self.process
 
     def pause(self) -> None:
         """Connections stay open and nothing answers, as behind a partition."""
@@ -158,11 +139,6 @@ class Server(Redis):
         """Gone, started or not, paused or not."""
         if self.process is not None:
             self.kill()
-
-    def _up(self) -> bool:
-        if self.running.popen.poll() is not None:
-            raise RuntimeError(f"{self.binary} ended: {self.running.printed()}")
-        return self.answers()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -15,26 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from broker.embedded import find_server
 from gateway.tokens import issue_token
+from tests.support.ports import free_port
 
 SECRET = "a secret of the tests, long enough for HS256 and for HS512 as well: 64 bytes"
 OPERATOR_KEY = "an operator key of the tests"
-READY_SECONDS = 20.0
-"""Of a process that starts while other tests keep both cores busy."""
-
-
-def free_port() -> int:
-    """A loopback port that was free just now.
-
-    Not of the range from which the system takes ports for outgoing connections: a server that is
-    started again on its port must find it free.
-    """
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+WORKER_KEY = "a worker key of the tests, of 32 bytes or more"
+READY_SECONDS = 60.0
+"""For what others keep both cores from. Like every deadline of the tests it only ends a hang."""
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = READY_SECONDS, what: str) -> None:
@@ -67,7 +57,7 @@ class Process:
     popen: subprocess.Popen[bytes]
     log: Path
 
-    def end(self, number: int = signal.SIGTERM, *, seconds: float = 10.0) -> int:
+    def end(self, number: int = signal.SIGTERM, *, seconds: float = READY_SECONDS) -> int:
         """Send a signal and wait; killed when it does not end in time."""
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGCONT)
@@ -79,12 +69,25 @@ class Process:
             self.popen.wait()
             raise TimeoutError(f"pid {self.popen.pid} did not end: {self.printed()}") from None
 
-    def ended(self, *, seconds: float = 10.0) -> int:
+    def ended(self, *, seconds: float = READY_SECONDS) -> int:
         """Its exit status, once it has ended by itself."""
         return self.popen.wait(seconds)
 
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def runs(self) -> bool:
+        """True; :raises RuntimeError: it has ended."""
+        if self.popen.poll() is not None:
+            raise RuntimeError(f"{self.popen.args!r} ended: {self.printed()}")
+        return True
+
+    def serves(self, port: int) -> bool:
+        """Whether it is this process that takes connections on the port, and not another one."""
+        return any(
+            place.status == psutil.CONN_LISTEN and place.laddr.port == port
+            for place in psutil.Process(self.popen.pid).net_connections()
+        )
 
 
 @dataclass
@@ -107,7 +110,19 @@ class Redis:
             ],
             self.folder / "redis.log",
         )  # fmt: skip
-        wait_until(self.answers, what="redis-server answers")
+        self.until_up()
+
+    def until_up(self) -> None:
+        """Return when this server, and no other one on its port, answers."""
+        wait_until(
+            lambda: self.running.runs() and self.answers() and self.running.serves(self.port),
+            what=f"redis-server answers on port {self.port}",
+        )
+
+    @property
+    def running(self) -> Process:
+        assert self.process is not None, "not started"
+        return self.process
 
     def answers(self) -> bool:
         try:
@@ -118,8 +133,7 @@ class Redis:
             return False
 
     def kill(self) -> None:
-        assert self.process is not None
-        self.process.end(signal.SIGKILL)
+        self.running.end(signal.SIGKILL)
 
 
 def spawn(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Process:
@@ -152,6 +166,7 @@ class Fleet:
             "RUNCAST_REDIS_URL": self.redis.url,
             "RUNCAST_JWT_SECRET": SECRET,
             "RUNCAST_OPERATOR_KEY": OPERATOR_KEY,
+            "RUNCAST_WORKER_KEY": WORKER_KEY,
             "RUNCAST_MAX_CONNECTIONS_PER_USER": "1000",
             "RUNCAST_MESSAGES_PER_MINUTE": "100000",
             "RUNCAST_CONNECTS_PER_SECOND": "100000",
@@ -174,7 +189,8 @@ class Fleet:
         port = port or free_port()
         process = self.runcast("gateway", "--port", str(port), name="gateway")
         wait_until(
-            lambda: is_ready(port) or _ended(process, "the gateway"), what="the gateway is ready"
+            lambda: process.runs() and is_ready(port) and process.serves(port),
+            what="the gateway is ready",
         )
         return f"http://127.0.0.1:{port}", process
 
@@ -186,8 +202,7 @@ class Fleet:
         """A worker, once its agents are announced."""
         process = self.worker_process(module)
         wait_until(
-            lambda: " serves " in process.printed() or _ended(process, "the worker"),
-            what="the worker serves",
+            lambda: process.runs() and " serves " in process.printed(), what="the worker serves"
         )
         return process
 
@@ -197,27 +212,12 @@ class Fleet:
                 process.end(signal.SIGKILL)
 
 
-def _ended(process: Process, what: str) -> bool:
-    if process.popen.poll() is not None:
-        raise RuntimeError(f"{what} ended: {process.printed()}")
-    return False
-
-
 def is_ready(port: int) -> bool:
     """Whether the gateway on this port says so."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
-        return False
-
-
-def is_listening(port: int) -> bool:
-    """Whether anybody takes connections on this loopback port."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
         return False
 
 

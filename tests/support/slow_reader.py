@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from tests.support.servers import token
+from tests.support.servers import READY_SECONDS, token
 from tests.support.wire import CLOSE, PING, PONG, TEXT, frame, handshake
 
 RECEIVE_BYTES: Final = 16 * 1024
@@ -57,7 +57,7 @@ class SlowReader:
         await self._parse()
         return len(data)
 
-    async def until(self, condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], bool], *, seconds: float = READY_SECONDS) -> None:
         """Read as fast as possible until it holds."""
         try:
             async with asyncio.timeout(seconds):

@@ -74,7 +74,7 @@ class Soak:
                 group.create_task(self._be(user, MODES[number % len(MODES)], over))
             group.create_task(self._cut(over))
         may_be_lost = may_be_lost or self.lost_worker
-        await scene.settle(seconds=20)
+        await scene.settle()
         logs = {place: log for place, log in scene.logs().items() if place.user in users}
         history = scene.history()
         runs = {run_id: run for run_id, run in history.runs.items() if run.place.user in users}

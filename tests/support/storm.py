@@ -127,7 +127,7 @@ class Storm:
 
     async def _open(self) -> None:
         channel = self._request().channel
-        feed = await self.gateway.node.relay.open(channel, timeout_seconds=5.0)
+        feed = await self.gateway.node.relay.open(channel, timeout_seconds=30)
         assert feed.channel == channel, f"opened {channel}, got {feed.channel}"
 
     async def _stats(self) -> None:

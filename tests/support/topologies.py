@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 from broker.embedded import find_server
 from tests.support.certificates import Authority, Encryption
-from tests.support.redis_server import Server, redis_folder, server_port
-from tests.support.servers import Fleet, running_fleet, wait_until
+from tests.support.ports import free_port
+from tests.support.redis_server import Server, redis_folder
+from tests.support.servers import READY_SECONDS, Fleet, running_fleet, wait_until
 
 MASTER_NAME = "mymaster"
 DOWN_AFTER_MS = 500
@@ -42,7 +43,7 @@ class Replicated:
 
     def detach(self, replica: Server) -> None:
         """It keeps serving what it has and hears nothing of its master any more."""
-        replica.command("REPLICAOF", "127.0.0.1", str(server_port()))
+        replica.command("REPLICAOF", "127.0.0.1", str(free_port()))
         wait_until(
             lambda: replica.info("replication")["master_link_status"] == "down",
             what="the replica is detached",
@@ -131,7 +132,7 @@ class Watched(Replicated):
                 return int(port)
         raise AssertionError("no sentinel answers")
 
-    def promoted(self, *, seconds: float = 15.0) -> Server:
+    def promoted(self, *, seconds: float = READY_SECONDS) -> Server:
         """The replica that the sentinels have made the master instead of ``master``."""
 
         def follower() -> Server | None:

@@ -15,7 +15,7 @@ CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
 
-READ_SECONDS: Final = 8.0
+READ_SECONDS: Final = 30.0
 PATIENCE_SECONDS: Final = 0.25
 """How long half a request is left unfinished before its client goes."""
 

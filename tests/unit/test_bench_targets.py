@@ -76,6 +76,9 @@ AT_THE_LIMIT: dict[str, Any] = {
         }
     },
     "publisher": {"SDK": {"events_per_second": 15_000, "sdk_us": 100, "bare_us": 50}},
+    "over_http": {
+        OURS: {size: {"gateway_us": us} for size, us in (("1", 1500), ("10", 200), ("100", 66.6))}
+    },
     "text": {OURS: {"gateway_cores": 0.99, "redis_cores": 0.99, "tokens_per_second": 50_000}},
     "processes": {
         OURS: {"capacity": 100.0, "delivering_us": 10.0},
@@ -110,6 +113,7 @@ BEYOND = [
     ("resume: CPU", ("resume", OURS, "resumed_ms"), 2.1),
     ("publisher", ("publisher", "SDK", "events_per_second"), 14_999),
     ("one awaited", ("publisher", "SDK", "sdk_us"), 101),
+    ("over HTTP", ("over_http", OURS, "100", "gateway_us"), 66.8),
     ("streamed", ("text", OURS, "redis_cores"), 1.0),
     ("streamed", ("text", OURS, "gateway_cores"), 1.0),
     ("two gateway", ("processes", TWO, "capacity"), 179.0),
@@ -156,7 +160,14 @@ def test_a_row_tells_the_figure_and_the_verdict() -> None:
     assert row[1:] == ("≤ 1.5 × the floor that joins writes", "3.00 µs = 1.50 × 2.00", "reached")
 
 
+NEWER = {"over_http"}
+"""Scenarios that the published run does not have yet; the page tells their figures in words."""
+
+
 def test_the_published_result_has_a_figure_for_every_target() -> None:
     found = json.loads(generate.BENCHMARK.read_text(encoding="utf-8"))
     assert not found["quick"]
-    assert [target for target, _ in judged(found["scenarios"])] == list(targets.TARGETS)
+    assert NEWER.isdisjoint(found["scenarios"])
+    assert [target for target, _ in judged(found["scenarios"])] == [
+        target for target in targets.TARGETS if target.scenario not in NEWER
+    ]

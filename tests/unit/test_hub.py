@@ -25,7 +25,7 @@ from gateway.hub import MAX_EARLY_DELTAS, TAKEN_OVER, Hub
 from gateway.outbox import MAX_UNSENT_BYTES, Outbox
 from gateway.wires import WEBSOCKET, WEBSOCKET_LEGACY
 
-pytestmark = pytest.mark.timeout(60)  # seconds; a busy machine takes its time over schedules
+pytestmark = pytest.mark.timeout(300)  # seconds; a busy machine takes its time over schedules
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -28,7 +28,7 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 PURE_GATEWAY: Final = (
     "session", "hub", "feed", "outbox", "close_codes", "frames", "frame_reader", "handshake",
     "claims", "freshness", "jwk", "keys", "origins", "proxies", "run_outbox", "wires",
-    "repeats", "run_texts",
+    "repeats", "run_texts", "event_batch", "batch_plan", "dialects.dialect", "dialects.native",
     "stats", "position", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
     "bench.report", "bench.verdict", "bench.wire",
 )  # fmt: skip
@@ -44,7 +44,7 @@ REASON_WITHIN: Final = 15
 REASON: Final = re.compile(r"\b(long|longer|length|lines)\b", re.IGNORECASE)
 
 CREATES: Final = ("APPEND", "HINCRBY", "HSET", "RPUSH", "SADD", "SET", "XADD", "ZADD")
-SHARED: Final = frozenset({"append", "asks", "thread", "bucket"})
+SHARED: Final = frozenset({"append", "asks", "thread", "bucket", "find"})
 """Parts of scripts, included by those that name them in their first line."""
 
 LIVES_ALREADY: Final[Mapping[tuple[str, str], str]] = {

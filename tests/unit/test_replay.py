@@ -27,7 +27,7 @@ from broker.replay import (
     judge_connected,
 )
 
-pytestmark = pytest.mark.timeout(60)  # seconds; a busy machine takes its time over schedules
+pytestmark = pytest.mark.timeout(300)  # seconds; a busy machine takes its time over schedules
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

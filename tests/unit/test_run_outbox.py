@@ -4,11 +4,16 @@ from typing import Any
 
 import orjson
 
-from broker.cursor import ZERO, Cursor
+from gateway.dialects.dialect import Run
+from gateway.dialects.native import Native
 from gateway.frames import sse_message
 from gateway.outbox import MAX_UNSENT_BYTES
 from gateway.run_outbox import RunOutbox
 from gateway.wires import UNFRAMED
+
+
+def reader(after: str | None = None) -> RunOutbox:
+    return RunOutbox("r", Native(Run("r", "t", "a"), after), sse_message)
 
 
 def event(run_id: str, *, kind: str = "agent_thinking", **fields: Any) -> bytes:
@@ -20,7 +25,7 @@ def push(outbox: RunOutbox, text: bytes, cursor: bytes = b"5-0") -> bool:
 
 
 def test_it_takes_the_runs_events_and_text_and_no_others() -> None:
-    outbox = RunOutbox("r", ZERO)
+    outbox = reader()
     assert push(outbox, event("r"))
     assert push(outbox, event("other"))
     assert push(outbox, event("other", parent_run_id="another"))
@@ -30,7 +35,7 @@ def test_it_takes_the_runs_events_and_text_and_no_others() -> None:
 
 
 def test_sub_agents_are_known_by_their_parents_however_deep() -> None:
-    outbox = RunOutbox("r", Cursor(6, 0))
+    outbox = reader("6-0")
     push(outbox, event("child", parent_run_id="r"), b"5-0")  # the client has it
     push(outbox, event("grandchild", parent_run_id="child"), b"6-0")
     assert outbox.take() == b""
@@ -39,7 +44,7 @@ def test_sub_agents_are_known_by_their_parents_however_deep() -> None:
 
 
 def test_cursors_are_compared_as_numbers() -> None:
-    outbox = RunOutbox("r", Cursor(5, 9))
+    outbox = reader("5-9")
     push(outbox, event("r"), b"5-9")
     assert outbox.take() == b""
     push(outbox, event("r"), b"5-10")
@@ -47,7 +52,7 @@ def test_cursors_are_compared_as_numbers() -> None:
 
 
 def test_it_ends_with_the_runs_own_terminal_event() -> None:
-    outbox = RunOutbox("r", ZERO)
+    outbox = reader()
     push(outbox, event("child", parent_run_id="r", kind="agent_completed"))
     push(outbox, event("other", kind="agent_completed"))
     assert not outbox.ended
@@ -56,14 +61,14 @@ def test_it_ends_with_the_runs_own_terminal_event() -> None:
 
 
 def test_it_has_ended_for_whom_has_the_end_already() -> None:
-    outbox = RunOutbox("r", Cursor(9, 0))
+    outbox = reader("9-0")
     push(outbox, event("r", kind="agent_completed"))
     assert outbox.ended
     assert outbox.take() == b""
 
 
 def test_an_end_that_had_no_room_comes_later() -> None:
-    outbox = RunOutbox("r", ZERO)
+    outbox = reader()
     outbox.put(b"x" * (MAX_UNSENT_BYTES + 1))
     assert not push(outbox, event("r", kind="agent_completed"))
     assert not outbox.ended
@@ -74,7 +79,7 @@ def test_an_end_that_had_no_room_comes_later() -> None:
 
 
 def test_what_is_no_event_is_nobodys() -> None:
-    outbox = RunOutbox("r", ZERO)
+    outbox = reader()
     for text in (b"no json", b"[]", b'"r"', b"{}"):
         assert push(outbox, text)
     assert outbox.take() == b""

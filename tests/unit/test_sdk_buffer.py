@@ -11,7 +11,6 @@ import pytest
 import structlog
 
 from agents_sdk.buffer import Buffer, Event, Item, Text
-from agents_sdk.deltas import MAX_PIECE_CHARACTERS
 from agents_sdk.pending import KEPT_BYTES, KEPT_ITEMS, WINDOW, Pending
 from broker.errors import (
     BrokerUnavailable,
@@ -22,9 +21,10 @@ from broker.errors import (
     RunClosed,
     SequenceGap,
 )
+from broker.events import MAX_DELTA_CHARACTERS
 from broker.lifecycle import State
+from broker.publication import Publication
 from broker.redis.client import Receiver
-from broker.redis.publisher import Publication
 
 
 def event(seq: int, *, status: str | None = None, body: bytes = b"{}") -> Event:
@@ -393,7 +393,7 @@ async def test_all_of_a_long_text_is_sent_again_in_bounded_deltas(buffer: Buffer
     await buffer.flushed(timeout_seconds=5)
     assert log.text == TEXT * 2000
     longest = max(len(item.text) for item in log.attempts if isinstance(item, Text))
-    assert longest <= MAX_PIECE_CHARACTERS
+    assert longest <= MAX_DELTA_CHARACTERS
 
 
 async def test_text_over_the_limit_fails_once_and_does_not_lose_the_run(
@@ -499,6 +499,6 @@ async def test_a_defect_in_sending_is_not_retried_for_ever(log: Log) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # nothing here could set an event
             await asyncio.sleep(0.001)

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents_sdk.deltas import MAX_PIECE_CHARACTERS, WINDOW_SECONDS, Merger, cut
+from agents_sdk.deltas import WINDOW_SECONDS, Merger, cut
+from broker.events import MAX_DELTA_CHARACTERS
 
 
 def test_the_first_text_after_a_silence_goes_at_once() -> None:
@@ -36,4 +37,4 @@ def test_no_character_is_lost_split_or_reordered(texts: list[str]) -> None:
         merger.add(text)
     pieces = cut(merger.take(0.0))
     assert "".join(pieces) == "".join(texts)
-    assert all(0 < len(piece) <= MAX_PIECE_CHARACTERS for piece in pieces)
+    assert all(0 < len(piece) <= MAX_DELTA_CHARACTERS for piece in pieces)

@@ -33,7 +33,7 @@ from broker.channels import Keys, Owner
 from broker.channels import Scope as ChannelScope
 from broker.errors import BrokerUnavailable
 from broker.lifecycle import Lifecycle
-from broker.redis.publisher import Publication
+from broker.publication import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from broker.redis.store import Limits
 
@@ -725,6 +725,6 @@ async def test_runs_at_the_same_time_do_not_meet() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # nothing here could set an event
             await asyncio.sleep(0.001)

@@ -22,7 +22,7 @@ from broker.errors import (
     SequenceGap,
 )
 from broker.lifecycle import State
-from broker.redis.publisher import Publication
+from broker.publication import Publication
 from broker.redis.records import Claim, RunRequest
 from broker.redis.store import Limits
 

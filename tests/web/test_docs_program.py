@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import OPERATOR_KEY, Redis, running_fleet, token
+from tests.support.servers import OPERATOR_KEY, WORKER_KEY, Redis, running_fleet, token
 from tests.support.snippets import ROOT, snippet
 
 HERE = Path(__file__).parent
@@ -42,20 +42,20 @@ def run_program(redis: Redis, folder: Path, text: str, *, earlier: str | None = 
         fleet.worker("agents_sdk.demo:worker")
         url = f"{base}/ws".replace("http", "ws")
         env = {**os.environ, "RUNCAST_URL": url, "BASE": base, "TOKEN": token("alice")}
-        env["OPERATOR_KEY"] = OPERATOR_KEY
+        env |= {"OPERATOR_KEY": OPERATOR_KEY, "WORKER_KEY": WORKER_KEY}
         for name, program in (("earlier.mjs", earlier), ("program.mjs", text)):
             if program is None:
                 continue
             (folder / name).write_text(program, encoding="utf-8")
             done = subprocess.run(
                 ["node", str(folder / name)],
-                env=env, capture_output=True, text=True, timeout=20, check=False,
+                env=env, capture_output=True, text=True, timeout=60, check=False,
             )  # fmt: skip
             assert (done.returncode, done.stderr) == (0, ""), done.stdout
     return done.stdout
 
 
-@pytest.mark.timeout(40)
+@pytest.mark.timeout(300)
 def test_the_program_of_the_chat_page(redis_server: Redis, tmp_path: Path) -> None:
     program = snippet("docs/how-to/build-a-chat-page.md", "ask.mjs")
     shown = run_program(redis_server, tmp_path, program)
@@ -65,7 +65,7 @@ def test_the_program_of_the_chat_page(redis_server: Redis, tmp_path: Path) -> No
 PAGE = "docs/how-to/use-any-client.md"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("name", "earlier", "shown"),
     [
@@ -79,6 +79,30 @@ def test_the_programs_with_stock_clients(
 ) -> None:
     before = snippet(PAGE, earlier) if earlier else None
     assert run_program(redis_server, tmp_path, snippet(PAGE, name), earlier=before) == shown
+
+
+HISTORY = """
+const asked = await fetch(`${base}/api/v1/history`, {
+  headers: { Authorization: `Bearer ${process.env.TOKEN}` },
+});
+for (const { type, payload } of (await asked.json()).events) {
+  console.log(type, payload.response ?? payload.result ?? "");
+}
+"""
+
+
+@pytest.mark.timeout(60)
+def test_the_program_of_a_worker(redis_server: Redis, tmp_path: Path) -> None:
+    program = snippet("docs/how-to/publish-from-any-language.md", "report.mjs")
+    shown = run_program(redis_server, tmp_path, program + HISTORY)
+    assert shown.splitlines() == [
+        "completed",
+        "agent_started ",
+        "agent_thinking ",
+        "tool_executing ",
+        "tool_completed 42",
+        "agent_completed There are 42 — no more.",
+    ]
 
 
 CLOSED = """
@@ -118,7 +142,7 @@ console.log([pong, await ended, await refused, closing, seen !== ""].join("\\n")
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_stock_clients_read_why_they_are_closed(redis_server: Redis, tmp_path: Path) -> None:
     why = "4401 token missing, bad, expired or revoked"
     shown = run_program(redis_server, tmp_path, CLOSED)
@@ -140,7 +164,7 @@ process.on("exit", () => console.log(`opened ${opened} times`));
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_an_event_source_goes_on_where_it_was_cut(redis_server: Redis, tmp_path: Path) -> None:
     shown = run_program(redis_server, tmp_path, snippet(PAGE, "stream.mjs") + CUT)
     assert shown == f"{UNBROKEN}opened 2 times\n"

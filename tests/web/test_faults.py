@@ -15,7 +15,7 @@ from tests.support.history import RunRecord, check, describe
 from tests.support.servers import token
 from tests.web.clients import NodeClient, node_client
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 ASKS = {"content": {"count": 25, "per_second": 50}, "agent": "notes"}
 MODES = [("main", None), ("main", THREAD), ("factory", THREAD), ("isolated", None)]

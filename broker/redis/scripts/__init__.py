@@ -44,6 +44,7 @@ REGISTER: Final = _load("register")
 CLAIM: Final = _load("claim")
 PUBLISH: Final = _load("publish")
 DELTA: Final = _load("delta")
+RECALL: Final = _load("recall")
 RENEW: Final = _load("renew")
 STOP: Final = _load("stop")
 ANSWER: Final = _load("answer")
@@ -57,7 +58,7 @@ ADMIT: Final = _load("admit")
 TAKE: Final = _load("take")
 UNTAKE: Final = _load("untake")
 ALL: Final = (
-    REGISTER, CLAIM, PUBLISH, DELTA, RENEW, STOP, ANSWER, COLLECT, RELEASE, EXPIRE, RETIRE, REVOKE,
-    ORDER, ADMIT, TAKE, UNTAKE,
+    REGISTER, CLAIM, PUBLISH, RECALL, DELTA, RENEW, STOP, ANSWER, COLLECT, RELEASE, EXPIRE, RETIRE,
+    REVOKE, ORDER, ADMIT, TAKE, UNTAKE,
 )  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)

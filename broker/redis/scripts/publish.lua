@@ -1,4 +1,4 @@
--- include: append thread
+-- include: append thread find
 -- Publish one event of a run, or refuse it. All checks come before the first write.
 --
 -- Most events change nothing in the run's hash but its seq: what else may change is told by those that
@@ -39,20 +39,9 @@ end
 local ahead = seq - stored[3]
 if ahead < 1 then
   -- A retry whose first reply was lost, or that no replica confirmed. It writes, so that a WAIT behind
-  -- it, on whatever connection, covers the event too. Its entry is looked up by run and seq, newest first.
+  -- it, on whatever connection, covers the event too.
   redis.call('EXPIRE', run, string.match(limits, '%d+$'))
-  local mark, top = head .. ' ' .. seq .. ' ', '+'
-  repeat
-    local page = redis.call('XREVRANGE', log, top, '-', 'COUNT', 64)
-    for _, entry in ipairs(page) do
-      local link = string.find(entry[2][2], ' ', 1, true)
-      if string.sub(entry[2][2], link + 1, link + #mark) == mark then
-        return entry[1]
-      end
-      top = '(' .. entry[1]
-    end
-  until #page < 64
-  return ''
+  return ids_of(log, head, seq + 0, seq + 0)[1]
 end
 if stored[4] == 'completed' then
   return redis.error_reply('RUN_CLOSED ' .. named())

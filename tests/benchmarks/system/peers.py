@@ -12,7 +12,8 @@ from tests.benchmarks.system.clients import Dialect, Opening, upgrade
 from tests.benchmarks.system.native import CACHE
 from tests.benchmarks.system.runs import packed
 from tests.benchmarks.system.systems import PEERS, System
-from tests.support.servers import free_port, spawn, wait_until
+from tests.support.ports import free_port
+from tests.support.servers import spawn, wait_until
 
 INSTALL_SECONDS: Final = 300.0
 SOCKETIO_PACKAGES: Final = ("socket.io@4", "@socket.io/redis-streams-adapter@0.3", "redis@5")

@@ -16,9 +16,9 @@ import hiredis
 from broker.channels import Keys, Owner, Scope
 from broker.events import AGENT_STARTED, AGENT_THINKING, encode
 from broker.lifecycle import State
+from broker.publication import Publication
 from broker.redis.broker import Broker, Limits
 from broker.redis.client import RedisClient
-from broker.redis.publisher import Publication
 from broker.redis.records import AgentSpec, Claim, RunRequest
 from broker.redis.scripts import Script
 from broker.redis.topology import new_client

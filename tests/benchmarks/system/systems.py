@@ -19,7 +19,8 @@ from tests.benchmarks.system.feed import Feed
 from tests.benchmarks.system.native import built
 from tests.benchmarks.system.processes import Meter, family
 from tests.benchmarks.system.runs import EVENT_BYTES, Runs, body, opened_runs, packed
-from tests.support.servers import SECRET, Process, free_port, is_ready, spawn, token, wait_until
+from tests.support.ports import free_port
+from tests.support.servers import SECRET, Process, is_ready, spawn, token, wait_until
 
 PEERS: Final = Path(__file__).parents[1] / "peers"
 UPGRADED: Final = "\r\n\r\n"

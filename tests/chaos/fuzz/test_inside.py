@@ -21,7 +21,7 @@ from tests.support.fuzz_wire import Stream, close_frame, streams
 from tests.support.servers import SECRET, token
 from tests.support.wire import TEXT, End, exchange, frame, handshake
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 TARGETS = (
     "/ws",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import OPERATOR_KEY, running_fleet, running_redis, token
+from tests.support.servers import OPERATOR_KEY, WORKER_KEY, running_fleet, running_redis, token
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "reference" / "openapi.json"
@@ -57,7 +57,7 @@ def schemathesis(base: str, folder: Path, credential: str, *options: str, at_lea
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_of_a_user(base: str, tmp_path: Path) -> None:
     schemathesis(
         base, tmp_path, token(ttl_seconds=3600), "--exclude-tag", "operators", "-n", "20",
@@ -66,10 +66,19 @@ def test_of_a_user(base: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_of_an_operator(base: str, tmp_path: Path) -> None:
     """Not in sequences: they would only drain the gateway and look at it."""
     schemathesis(
         base, tmp_path, OPERATOR_KEY, "--include-tag", "operators", "-n", "20",
         "--phases", "examples,coverage,fuzzing", at_least=200,
+    )  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.timeout(200)
+def test_of_a_worker(base: str, tmp_path: Path) -> None:
+    schemathesis(
+        base, tmp_path, WORKER_KEY, "--include-tag", "workers", "-n", "100",
+        "--phases", "examples,coverage,fuzzing", at_least=100,
     )  # fmt: skip

@@ -62,13 +62,13 @@ def _run(bench: Bench, report: Report, cases: int) -> None:
     report(row(judge))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_requests(bench: Bench, report: Report) -> None:
     _run(bench, report, 1_500)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_many_requests(bench: Bench, report: Report) -> None:
     """Longer than a minute allows: it is their number that finds something."""
     _run(bench, report, 10_000)

@@ -53,13 +53,13 @@ def _run(bench: Bench, report: Report, cases: int) -> None:
     report(row(judge))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_bytes(bench: Bench, report: Report) -> None:
     _run(bench, report, 600)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_many_bytes(bench: Bench, report: Report) -> None:
     """Longer than a minute allows: it is their number that finds something."""
     _run(bench, report, 8_000)

@@ -33,7 +33,8 @@ from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.mission_critical.test_g7_slow_clients import EVENTS, publish_large
 from tests.support.certificates import Authority, Pair
 from tests.support.clients import Client, eventually
-from tests.support.servers import Redis, free_port, running_fleet, wait_until
+from tests.support.ports import free_port
+from tests.support.servers import Redis, running_fleet, wait_until
 
 HTTP = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -84,7 +85,7 @@ def serial_of(pair: Pair) -> int:
 
 
 async def until_shown(gateway: Gateway, trusting: ssl.SSLContext, serial: int) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while await shown(gateway, trusting) != serial:  # noqa: ASYNC110 - only a handshake tells
             await asyncio.sleep(0.05)
 
@@ -177,7 +178,7 @@ async def test_much_in_one_piece_arrives_whole(gateway: Gateway, trusting: ssl.S
 def ends_with_a_goodbye(port: int, trusting: ssl.SSLContext, request: bytes) -> bytes:
     """All of the answer; ssl.SSLEOFError when the end could be an attacker's."""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as raw,
+        socket.create_connection(("127.0.0.1", port), timeout=30) as raw,
         trusting.wrap_socket(raw, server_hostname="127.0.0.1", suppress_ragged_eofs=False) as tls,
     ):
         tls.sendall(request)
@@ -265,7 +266,7 @@ async def test_a_finished_handshake_that_asks_for_nothing_ends(
 # --- slow clients (promise G7)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 async def test_a_slow_reader_is_bounded_and_seen_to_read(
     gateway: Gateway, base: str, broker: Broker, trusting: ssl.SSLContext
 ) -> None:
@@ -389,7 +390,7 @@ def test_files_that_do_not_fit_are_refused(
 # --- as programs
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_command_line_speaks_tls(
     redis_server: Redis, authority: Authority, pair: Pair, prefix: str, processes: int
@@ -410,16 +411,16 @@ def test_the_command_line_speaks_tls(
         fleet.worker()
         chat = ("chat", "--url", url, "--user", "alice", "--agent", "five", "--json", "hello")
         refused = fleet.runcast(*chat, name="chat")
-        assert refused.ended(seconds=30) == 1, refused.printed()
+        assert refused.ended() == 1, refused.printed()
         assert "certificate verify failed" in refused.printed()
         assert "Traceback" not in refused.printed()
         fleet.settings["SSL_CERT_FILE"] = str(authority.certificate)
         trusted = fleet.runcast(*chat, name="chat")
-        assert trusted.ended(seconds=30) == 0, trusted.printed()
+        assert trusted.ended() == 0, trusted.printed()
         assert '"type":"agent_completed"' in trusted.printed()
         fleet.settings["RUNCAST_TLS_KEY_FILE"] = str(authority.issue("other").key)
         broken = fleet.runcast("gateway", "--port", "0", *options[2:], name="gateway")
-        assert broken.ended(seconds=30) == 1, broken.printed()
+        assert broken.ended() == 1, broken.printed()
         assert "is not the key of" in broken.printed()
         assert "Traceback" not in broken.printed()
         assert gateway.end() == 0

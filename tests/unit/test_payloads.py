@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from agents_sdk.payloads import Known, complete, milliseconds
 from broker import events
 from broker.errors import InvalidEvent, LifecycleError
 from broker.lifecycle import Lifecycle
+from broker.payloads import Known, complete, milliseconds
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def lifecycle() -> Lifecycle:
 
 
 def known(**changes: Any) -> Known:
-    values: dict[str, Any] = {"now": 5.0, "began": 2.0, "opened": {}, "next_call_id": "c9"}
+    values: dict[str, Any] = {"at": 5.0, "began": 2.0, "opened": {}, "next_call_id": "c9"}
     return Known(**values | changes)
 
 

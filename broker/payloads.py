@@ -22,7 +22,7 @@ AS_GIVEN: Final = frozenset({events.AGENT_STARTED, events.AGENT_THINKING})
 class Known:
     """What the run knows at the moment of an event. Times are seconds on one monotonic clock."""
 
-    now: float
+    at: float
     began: float
     opened: Mapping[str, float]
     next_call_id: str
@@ -48,7 +48,7 @@ def complete(
     elif event_type == events.AGENT_COMPLETED:
         failed = payload.get("error") is not None
         payload.setdefault("status", events.FAILED if failed else events.SUCCEEDED)
-        payload.setdefault("duration_ms", milliseconds(known.now - known.began))
+        payload.setdefault("duration_ms", milliseconds(known.at - known.began))
         payload["missing"] = lifecycle.missing
         if payload["status"] != events.SUCCEEDED:
             payload.setdefault("response", None)
@@ -58,9 +58,12 @@ def complete(
 def _complete_tool(payload: dict[str, Any], lifecycle: Lifecycle, known: Known) -> None:
     if "call_id" not in payload and "tool" in payload:
         payload["call_id"] = _only_open_call(payload["tool"], lifecycle)
-    opened = known.opened.get(payload.get("call_id", ""))
+    call_id = payload.get("call_id")
+    if isinstance(call_id, str) and "duration_ms" not in payload:
+        lifecycle.check_open(call_id)
+    opened = known.opened.get(call_id) if isinstance(call_id, str) else None
     if opened is not None:
-        payload.setdefault("duration_ms", milliseconds(known.now - opened))
+        payload.setdefault("duration_ms", milliseconds(known.at - opened))
     payload.setdefault("success", payload.get("error") is None)
     if not payload["success"]:
         payload.setdefault("result", None)
