@@ -214,6 +214,18 @@ class Keys:
         """String: who a ticket is for, by the ticket's SHA-256."""
         return self._key(zlib.crc32(digest.encode()) % self.partitions, "ticket", digest)
 
+    def webhooks_wanted(self, partition: int) -> bytes:
+        """Hash: which events webhooks want of runs that begin, and how many found no room."""
+        return self._key(partition, "webhooks", "wanted")
+
+    def webhooks_outbox(self, partition: int) -> bytes:
+        """Stream: events that are to be posted to the webhook and were not yet."""
+        return self._key(partition, "webhooks", "outbox")
+
+    def webhooks_aside(self, partition: int) -> bytes:
+        """Stream: events that the webhook would not take, with the reason; oldest trimmed."""
+        return self._key(partition, "webhooks", "aside")
+
     def requests(self, agent: str) -> bytes:
         """Stream: requests that wait for a worker that serves ``agent``."""
         return f"{self.prefix}:{{queue}}:requests:{encode_id(agent)}".encode()
@@ -235,6 +247,11 @@ class Keys:
     def sweeper(self) -> bytes:
         """String: the node that sweeps now."""
         return f"{self.prefix}:{{nodes}}:sweeper".encode()
+
+    @property
+    def webhooks(self) -> bytes:
+        """String: the node that posts to the webhook now."""
+        return f"{self.prefix}:{{nodes}}:webhooks".encode()
 
     @property
     def nodes(self) -> bytes:

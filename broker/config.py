@@ -2,6 +2,7 @@
 
 Nothing else in Runcast reads the environment. A setting that is unknown or cannot work is refused
 with :class:`ConfigurationError`, which names it and says what to do; no setting is ever ignored.
+It is long because it is one table.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import ConfigurationError
+from broker.events import LIFECYCLE
 from broker.limits import TenantLimits, tenant_limits
 from broker.redis.address import parse
 
@@ -42,6 +44,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 TenantRows = Annotated[Mapping[str, TenantLimits], NoDecode, BeforeValidator(tenant_limits)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 Durability = Literal["acknowledged", "replicated"]
 
 
@@ -222,6 +225,45 @@ class Settings(BaseSettings):
     )
     default_agent: str | None = Field(
         default=None, description="the agent of messages that name none; absent: the only one"
+    )
+
+    webhook_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#]",
+        repr=False,  # may hold a password
+        description="where events are posted, as https://backend.example/runcast; absent: nowhere",
+    )
+    webhook_secrets: Secrets = Field(
+        default=(),
+        description="what posted events are signed with: whsec_ and 24 to 64 bytes in base64; "
+        "several separated by commas while one replaces another: all of them sign",
+    )
+    webhook_events: Names = Field(
+        default=("agent_completed",),
+        description=f"which events are posted, separated by commas, of {', '.join(LIFECYCLE)}",
+    )
+    webhook_allow_http: bool = Field(
+        default=False,
+        description="true or false: post to http:// on other machines too, readable on the way",
+    )
+    webhook_ca_file: Path | None = Field(
+        default=None,
+        description="a PEM file with the authorities that the webhook's certificate may be signed "
+        "by; absent: those of the system",
+    )
+    webhook_timeout_seconds: int = Field(
+        default=10, ge=1, le=60, description="1 to 60: how long the answer to one post may take"
+    )
+    webhook_retry_seconds: Positive = Field(
+        default=86400,
+        description="1 or more: for how long an event that is not taken is posted again",
+    )
+    webhook_max_in_flight: int = Field(
+        default=32, ge=1, le=1000, description="1 to 1000: posts under way at the same time"
+    )
+    webhook_max_waiting: Positive = Field(
+        default=1000,
+        description="1 or more: events that wait in one partition; more are dropped, and counted",
     )
 
     log_format: Literal["console", "json"] = Field(default="console", description="console or json")

@@ -150,6 +150,8 @@ def settings() -> str:
         default = info.default
         if default is None or default in ((), {}):
             shown = "none"
+        elif isinstance(default, tuple):
+            shown = f"`{','.join(default)}`"
         elif isinstance(default, bool):
             shown = f"`{str(default).lower()}`"
         else:
@@ -203,6 +205,9 @@ def redis_keys() -> str:
         (_key(keys.revoked_user(owner)), Keys.revoked_user),
         (_key(keys.revoked_token("TENANT", "JTI")), Keys.revoked_token),
         (_key(keys.ticket("DIGEST")), Keys.ticket),
+        (_key(keys.webhooks_wanted(partition)), Keys.webhooks_wanted),
+        (_key(keys.webhooks_outbox(partition)), Keys.webhooks_outbox),
+        (_key(keys.webhooks_aside(partition)), Keys.webhooks_aside),
         (_key(keys.requests("AGENT")), Keys.requests),
         (_key(keys.control("NODE")), Keys.control),
     ]

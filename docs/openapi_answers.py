@@ -57,6 +57,7 @@ _FIGURES: Final = struct(
         }),
         "latency_ms": struct(dict.fromkeys(("p50", "p95", "p99"), nullable(NUMBER))),
         "refused": COUNTS,
+        "webhooks": COUNTS,
     },
 )  # fmt: skip
 _RESYNC: Final = struct({"reason": {"enum": list(RESYNC_REASONS)}, "from": CURSOR})

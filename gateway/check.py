@@ -25,6 +25,7 @@ from gateway.key_source import KeySource, key_source
 from gateway.origins import Origins
 from gateway.proxies import Proxies
 from gateway.tls import Certificate
+from gateway.webhooks.target import Target
 
 KEEP_SECONDS: Final = 60
 """The time to live that a report of the nodes has anyway."""
@@ -73,6 +74,8 @@ def _edge(settings: Settings) -> list[Finding]:
         found.append(_tried("origins", lambda: Origins(settings.allowed_origins)))
     if settings.trusted_proxies:
         found.append(_tried("proxies", lambda: Proxies(settings.trusted_proxies)))
+    if settings.webhook_url is not None:
+        found.append(_tried("webhook", lambda: Target.of(settings)))
     try:
         certificate = Certificate.of(settings)
     except ConfigurationError as error:

@@ -205,6 +205,7 @@ def _figures(reports: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, A
         "runs": runs,
         "latency_ms": latency.percentiles(),
         "refused": summed(report["refused"] for report in reports),
+        "webhooks": summed(report["webhooks"] for report in reports),
         "by_tenant": summed_by_tenant(report["by_tenant"] for report in reports),
         "uptime_seconds": max(report["uptime_seconds"] for report in reports),
     }

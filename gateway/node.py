@@ -1,7 +1,7 @@
 """One gateway process: its connections to Redis, its sockets, and what it does by the clock.
 
 Nothing here outlives a socket but counters: any gateway can be killed and its clients go on at
-another (promise G6).
+another (promise G6). It is long because here all the parts are put together.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from broker.bucket import Bucket
 from broker.channels import Channel, Keys, Mode, Scope
 from broker.config import Settings
 from broker.cursor import from_redis
-from broker.errors import BrokerUnavailable, ConfigurationError
+from broker.errors import BrokerUnavailable
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
-from broker.redis.topology import new_client
+from broker.redis.topology import new_client, url_of
 from gateway import close_codes
 from gateway.admission import Admission, policy_of
 from gateway.auth import Verifier
@@ -48,6 +48,7 @@ from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
 from gateway.take_up import REFRESH_SECONDS, TakeUp
 from gateway.tickets import Tickets
+from gateway.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +77,7 @@ class Node:
         self.node_id = new_id()
         self.verifier = Verifier(settings)
         self.keys = Keys(settings.prefix, settings.partitions)
-        url = redis_url(settings)
+        url = url_of(settings)
         self.client = new_client(url, name=f"gateway {self.node_id}")
         self.broker = Broker(self.client, keys=self.keys, limits=Limits.of(settings))
         self.relay = Relay(self.broker, url, node_id=self.node_id)
@@ -92,6 +93,7 @@ class Node:
             default_agent=settings.default_agent,
         )
         self.sweeper = Sweeper(self.ending, node_id=self.node_id)
+        self.webhooks = Sender.of(settings, self.ending, node_id=self.node_id)
         self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.latency = Latency()
         self._heard: list[tuple[bytes, float]] = []
@@ -147,13 +149,15 @@ class Node:
                 await self.orders.start()
                 # The first write: a missing right is told before serving.
                 await self.fleet.tell(self.report())
+                if self.webhooks is not None:
+                    await self.webhooks.start()
         except (BrokerUnavailable, TimeoutError) as error:
             await self._disconnect()
             told = error.why if isinstance(error, BrokerUnavailable) else ""
             why = told or self.relay.subscriber.why or "no answer in time"
             raise BrokerUnavailable(why=why) from error
         await self.verifier.start()
-        work = (
+        work = [
             self.sweeper.run,
             self._tick_for_ever,
             self.probe.run,
@@ -162,7 +166,9 @@ class Node:
             self._sweep_for_ever,
             self._report_for_ever,
             self.seats.run,
-        )
+        ]
+        if self.webhooks is not None:
+            work.append(self.webhooks.run)
         self._tasks = [asyncio.create_task(each(), name=each.__qualname__) for each in work]
 
     async def stop(self) -> None:
@@ -174,6 +180,8 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.verifier.stop()
+        if self.webhooks is not None:
+            await self.webhooks.stop()
         with suppress(BrokerUnavailable):
             await self.seats.give_up()
             await self.fleet.leave()
@@ -267,6 +275,7 @@ class Node:
             "events": asdict(self.relay.hub.counters),
             "latency": {str(at): count for at, count in self.latency.counts.items()},
             "refused": dict(self.tally.refused),
+            "webhooks": {} if self.webhooks is None else self.webhooks.figures,
             "by_tenant": self.tally.by_tenant(
                 {
                     each.tenant: self.sockets.of(each)
@@ -335,15 +344,3 @@ class Node:
         heard, self._heard = self._heard, []
         for event_id, at in heard:
             self.latency.add(at * 1000 - from_redis(event_id).ms)
-
-
-def redis_url(settings: Settings) -> str:
-    """The one Redis that this version can talk to."""
-    url = settings.redis_url
-    if url is None:
-        raise ConfigurationError(
-            setting="RUNCAST_REDIS_URL",
-            why="it is not set",
-            todo="Set it, or start a Redis with: runcast redis",
-        )
-    return url

@@ -122,6 +122,7 @@ def report_of(stored: bytes) -> dict[str, Any] | None:
             "latency": latency,
             # Gateways of before do not say these.
             "refused": _counts(report.get("refused", {})),
+            "webhooks": _counts(report.get("webhooks", {})),
             "by_tenant": {
                 tenant: _counts(counts) for tenant, counts in report.get("by_tenant", {}).items()
             },

@@ -18,6 +18,7 @@ from broker.errors import BrokerUnavailable, Refused
 from broker.redis.broker import Broker
 from broker.redis.records import UNREADABLE
 from gateway.commands import end_run, place
+from gateway.turn import Turn
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,7 @@ class Sweeper:
     def __init__(self, broker: Broker, *, node_id: str) -> None:
         self._broker = broker
         self._node_id = node_id
+        self._turn = Turn(broker.client, broker.keys.sweeper, node_id=node_id, lock_ms=LOCK_MS)
         self._answered = self._spare_until = -math.inf
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -51,7 +53,7 @@ class Sweeper:
         """Sweep until cancelled."""
         while True:
             try:
-                mine = await self._my_turn()
+                mine = await self._turn.mine()
                 self._note_answer()
                 if mine:
                     await self.sweep()
@@ -129,13 +131,4 @@ class Sweeper:
         if status is None:
             return False
         log.warning("run_ended_by_sweeper", run=run_id, status=status)
-        return True
-
-    async def _my_turn(self) -> bool:
-        key, client = self._broker.keys.sweeper, self._broker.client
-        if await client.execute("SET", key, self._node_id, "NX", "PX", LOCK_MS) is not None:
-            return True
-        if await client.execute("GET", key) != self._node_id.encode():
-            return False
-        await client.execute("PEXPIRE", key, LOCK_MS)
         return True

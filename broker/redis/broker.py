@@ -12,9 +12,12 @@ from broker.redis.revocations import Revocations
 from broker.redis.steering import Steering
 from broker.redis.store import Limits
 from broker.redis.threads import Threads
+from broker.redis.webhooks import Webhooks
 
 
-class Broker(Holdings, Overdue, Agents, Figures, Log, Orders, Revocations, Steering, Threads):
+class Broker(
+    Holdings, Overdue, Agents, Figures, Log, Orders, Revocations, Steering, Threads, Webhooks
+):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 
 

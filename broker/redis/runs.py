@@ -235,6 +235,7 @@ class Runs(Quotas):
                 runs_key,
                 keys.threads(request.owner),
                 keys.bucket(request.owner, "messages_per_minute"),
+                keys.webhooks_wanted(channel.partition),
             ],
             [
                 request.run_id,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable
 from typing import Protocol
 
+from broker.config import Settings
+from broker.errors import ConfigurationError
 from broker.redis import scripts
 from broker.redis.address import Address, Topology, parse
 from broker.redis.client import RedisClient
@@ -56,6 +58,17 @@ class Listener(Protocol):
 
     def server_of(self, channel: bytes) -> Hashable:
         """Which of the servers ``channel`` is heard from."""
+
+
+def url_of(settings: Settings) -> str:
+    """Where Redis is; ConfigurationError when that is not set."""
+    if settings.redis_url is None:
+        raise ConfigurationError(
+            setting="RUNCAST_REDIS_URL",
+            why="it is not set",
+            todo="Set it, or start a Redis with: runcast redis",
+        )
+    return settings.redis_url
 
 
 def new_client(url: str, *, name: str, reply_seconds: float = 5.0) -> RedisClient:

@@ -42,6 +42,7 @@ PAGES = (
     "docs/how-to/administer.md",
     "docs/how-to/use-any-client.md",
     "docs/how-to/publish-from-any-language.md",
+    "docs/how-to/receive-webhooks.md",
 )
 COMMAND_SECONDS = 120.0
 SHOWN_SECONDS = 120.0

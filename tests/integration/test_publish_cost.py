@@ -126,3 +126,40 @@ async def test_a_log_is_trimmed_though_not_with_every_event(broker: Broker) -> N
     for seq in range(2, most + 400):
         await broker.publish(claim, thinking(seq))
     assert most <= await broker.client.execute("XLEN", claim.channel.log) < most + 120
+
+
+def ending(seq: int) -> Publication:
+    return Publication(
+        seq=seq,
+        event_type="agent_completed",
+        body=b"{}",
+        state=State.COMPLETED,
+        sent="sc",
+        status="succeeded",
+    )
+
+
+async def cost_of_a_run(broker: Broker) -> tuple[Counter[str], Counter[str]]:
+    """Commands from its registration on, and of its end alone."""
+    before = await commands(broker)
+    claim = await opened(broker)
+    await broker.publish(claim, thinking(1, changes=True))
+    open_at = await commands(broker)
+    await broker.publish(claim, ending(2))
+    after = await commands(broker)
+    return open_at - before, after - open_at
+
+
+async def test_webhooks_cost_two_commands_for_what_they_want_and_nothing_where_there_are_none(
+    broker: Broker,
+) -> None:
+    """How many wait, and one more; that a run is of interest is written down once."""
+    await cost_of_a_run(broker)  # the scripts are loaded
+    begun, ended = await cost_of_a_run(broker)
+    await broker.want(["agent_completed"], most=10)
+    await cost_of_a_run(broker)  # the outbox gets its time to live
+    with_webhooks, end_with_webhooks = await cost_of_a_run(broker)
+    assert end_with_webhooks - ended == Counter(("xlen", "xadd"))
+    assert with_webhooks - begun == Counter({"hset": 1})
+    assert begun["hget"] == 1, "whether anybody wants it"
+    assert not ended - end_with_webhooks

@@ -35,6 +35,8 @@ from tests.support.servers import (
     wait_until,
 )
 from tests.support.topologies import Guarded, acl_redis, fleet_on
+from tests.support.webhook_receiver import SECRET as WEBHOOK_SECRET
+from tests.support.webhook_receiver import Receiver
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -53,12 +55,16 @@ def everyone(binary: Path | None = None) -> Iterator[Guarded]:
 
 
 @contextmanager
-def system_of(urls: dict[str, str], member: Server) -> Iterator[tuple[System, Process]]:
+def system_of(
+    urls: dict[str, str], member: Server, back_end: Receiver
+) -> Iterator[tuple[System, Process]]:
     """Two gateways and a worker, each as the user that it is; and the worker's process."""
     settings = {
         "RUNCAST_PREFIX": PREFIX,
         "RUNCAST_DRAIN_SECONDS": "0",
         "RUNCAST_LEASE_SECONDS": "2",
+        "RUNCAST_WEBHOOK_URL": back_end.url,
+        "RUNCAST_WEBHOOK_SECRETS": WEBHOOK_SECRET,
     }
     with fleet_on(urls["worker"], member, **settings) as fleet:
         worker = fleet.worker()
@@ -79,9 +85,10 @@ def bearer(credential: str) -> dict[str, str]:
 # --- enough
 
 
-async def golden_path(system: System, worker: Process) -> None:
+async def golden_path(system: System, worker: Process, back_end: Receiver) -> None:
     """All modes, text, stop, resume, figures, check; then what takes rarer rights."""
     await works(system)
+    await ends_are_posted_and_put_aside(system, back_end)
     await an_isolated_connection_is_taken_up(system)
     await a_question_is_answered(system)
     await operators_have_their_way(system)
@@ -89,6 +96,20 @@ async def golden_path(system: System, worker: Process) -> None:
     for process in system.fleet.processes:
         if process is not worker and "gateway" in process.log.name:
             assert process.end(signal.SIGTERM) == 0, process.printed()
+
+
+def gone_at_first(_data: object, _nth: int) -> int:
+    return 410
+
+
+async def ends_are_posted_and_put_aside(system: System, back_end: Receiver) -> None:
+    """What came so far was put aside; what comes now is taken."""
+    await back_end.until(lambda: bool(back_end.posts), what="a post")
+    back_end.replies = lambda _data, _nth: 204
+    async with Client(system.first, user()) as client:
+        run_id = await client.ask("hello", agent="five")
+        await client.completed(run_id)
+    await back_end.until_taken([run_id])
 
 
 async def an_isolated_connection_is_taken_up(system: System) -> None:
@@ -152,28 +173,30 @@ async def a_lost_worker_and_a_stop_before_the_start_are_ended(
 
 @pytest.mark.parametrize("binary", servers())
 async def test_three_users_with_the_least_rights_are_enough(binary: Path) -> None:
-    with everyone(binary) as redis:
-        urls = {role: redis.url(role) for role in ROLES}
-        try:
-            with system_of(urls, redis.server) as (system, worker):
-                await golden_path(system, worker)
-        finally:
-            assert redis.refused() == [], "rights that are missing"
+    async with Receiver(gone_at_first) as back_end:
+        with everyone(binary) as redis:
+            urls = {role: redis.url(role) for role in ROLES}
+            try:
+                with system_of(urls, redis.server, back_end) as (system, worker):
+                    await golden_path(system, worker, back_end)
+            finally:
+                assert redis.refused() == [], "rights that are missing"
 
 
 async def test_three_users_with_the_least_rights_are_enough_on_a_cluster() -> None:
-    with cluster_redis(tls=True) as redis:
-        for node in redis.nodes:
-            for role in ROLES:
-                rules = rights.rules(role, PREFIX, cluster=True)
-                node.command("ACL", "SETUSER", role, "on", f">{role}/1", *rules.split())
-        urls = {role: redis.url_of(f"{role}:{role}%2F1@") for role in ROLES}
-        try:
-            with system_of(urls, redis.nodes[0]) as (system, worker):
-                await golden_path(system, worker)
-        finally:
-            logs = [node.command("ACL", "LOG") for node in redis.nodes]
-            assert logs == [[]] * len(redis.nodes), "rights that are missing"
+    async with Receiver(gone_at_first) as back_end:
+        with cluster_redis(tls=True) as redis:
+            for node in redis.nodes:
+                for role in ROLES:
+                    rules = rights.rules(role, PREFIX, cluster=True)
+                    node.command("ACL", "SETUSER", role, "on", f">{role}/1", *rules.split())
+            urls = {role: redis.url_of(f"{role}:{role}%2F1@") for role in ROLES}
+            try:
+                with system_of(urls, redis.nodes[0], back_end) as (system, worker):
+                    await golden_path(system, worker, back_end)
+            finally:
+                logs = [node.command("ACL", "LOG") for node in redis.nodes]
+                assert logs == [[]] * len(redis.nodes), "rights that are missing"
 
 
 def test_a_missing_right_of_the_sweeper_is_told_by_check_and_at_the_start() -> None:
@@ -221,6 +244,9 @@ NOT_FOR: dict[str, list[tuple[str, ...]]] = {
         ("XTRIM", f"{KEY}log:user:a", "MAXLEN", "0"),
         ("HINCRBY", f"{KEY}run:r", "fence", "1"),
         ("SREM", f"{KEY}open:user:a", "r"),
+        ("XRANGE", f"{KEY}webhooks:outbox", "-", "+"),
+        ("XRANGE", f"{KEY}webhooks:aside", "-", "+"),
+        ("SET", "everywhere:{nodes}:webhooks", "me"),
     ],
     "worker": [
         ("GET", f"{KEY}connection:a:c"),
@@ -237,6 +263,9 @@ NOT_FOR: dict[str, list[tuple[str, ...]]] = {
         ("PUBLISH", "everywhere:{0}:probe:n", "x"),
         ("SUBSCRIBE", "everywhere:{0}:probe:n"),
         ("ZRANGEBYSCORE", f"{KEY}leases", "-inf", "+inf"),
+        ("XRANGE", f"{KEY}webhooks:outbox", "-", "+"),
+        ("XRANGE", f"{KEY}webhooks:aside", "-", "+"),
+        ("SET", "everywhere:{nodes}:webhooks", "me"),
     ],
     "sweeper": [
         ("GET", f"{KEY}connection:a:c"),

@@ -31,6 +31,7 @@ PURE_GATEWAY: Final = (
     "repeats", "run_texts", "event_batch", "batch_plan", "dialects.dialect", "dialects.native",
     "stats", "position", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
     "bench.report", "bench.verdict", "bench.wire",
+    "dialects.cloudevents", "webhooks.answers", "webhooks.backlog", "webhooks.signature",
 )  # fmt: skip
 IMPURE: Final = frozenset({
     "asyncio", "aiohttp", "redis", "os", "time", "random", "secrets", "uuid", "socket", "threading",

@@ -57,8 +57,9 @@ ORDER: Final = _load("order")
 ADMIT: Final = _load("admit")
 TAKE: Final = _load("take")
 UNTAKE: Final = _load("untake")
+ASIDE: Final = _load("aside")
 ALL: Final = (
     REGISTER, CLAIM, PUBLISH, RECALL, DELTA, RENEW, STOP, ANSWER, COLLECT, RELEASE, EXPIRE, RETIRE,
-    REVOKE, ORDER, ADMIT, TAKE, UNTAKE,
+    REVOKE, ORDER, ADMIT, TAKE, UNTAKE, ASIDE,
 )  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)

@@ -6,6 +6,9 @@
 -- for at least its whole time to live after its last event. The log is trimmed with every 16th event of a
 -- run and with its last.
 --
+-- An event that webhooks want, as the run's field `hooks` says, goes into their outbox too, or is counted there
+-- as dropped: "<outbox> <hash to count in> <most entries> <ttl in seconds> <type> <type> ".
+--
 -- KEYS  1 run  2 log  3 live  4 open runs of the channel
 --       5 leases  6 open runs of the thread  7 text  8 open runs of the owner; these with a terminal event only
 -- ARGV  1 header words "<owner> <thread> <run>"  2 fence  3 seq  4 "<type>\n<body>"
@@ -26,7 +29,7 @@ local function named()
   return string.match(head, '%S+$')
 end
 
-local stored = redis.call('HMGET', run, 'head', 'fence', 'seq', 'state', 'log', 'due')
+local stored = redis.call('HMGET', run, 'head', 'fence', 'seq', 'state', 'log', 'due', 'hooks')
 if not stored[1] then
   return redis.error_reply('RUN_NOT_FOUND ' .. named())
 end
@@ -58,9 +61,23 @@ end
 if state and closed ~= '' and redis.call('HEXISTS', run, 'call:' .. closed) == 0 then
   return redis.error_reply('CALL_NOT_OPEN ' .. named())
 end
+local outbox, wanted, most, kept, waiting
+if stored[7] and string.find(stored[7], ' ' .. string.match(event, '^[^\n]*') .. ' ', 1, true) then
+  outbox, wanted, most, kept = string.match(stored[7], '^(%S+) (%S+) (%d+) (%d+) ')
+  waiting = redis.call('XLEN', outbox)
+end
 
 local terminal = state and status ~= ''
 local id, second = append(log, KEYS[3], head, seq, event, ARGV[5], limits, terminal or seq % 16 == 0)
+if outbox and waiting < tonumber(most) then
+  redis.call('XADD', outbox, '*', 'e', id .. ' 0-0 ' .. head .. ' ' .. seq .. ' ' .. event)
+  if waiting == 0 then
+    redis.call('EXPIRE', outbox, kept)
+  end
+elseif outbox then
+  redis.call('HINCRBY', wanted, 'dropped', 1)
+  redis.call('EXPIRE', wanted, kept)
+end
 if terminal or not stored[6] or second - stored[6] >= 0 then
   local ttl = string.match(limits, '%d+$')
   redis.call('EXPIRE', run, ttl)

@@ -4,7 +4,7 @@
 --
 -- KEYS  1 run  2 message  3 log  4 live  5 open runs of the channel  6 leases  7 open runs of the thread
 --       8 open runs of the owner: 0 waits for a worker, 1 has one  9 threads of the owner, by when they were
---       used last  10 bucket of messages
+--       used last  10 bucket of messages  11 what webhooks want, if there are any
 -- ARGV  1 run id            2 "1" when the message key counts, else "0"
 --       3 on_busy: queue | reject | interrupt | parallel
 --       4 ms until the sweeper first looks at it (a tenth of the queue time-out: by then its queue
@@ -98,7 +98,7 @@ if ARGV[12] ~= '' then
   end
 end
 
-local held = #busy > 0
+local held, hooks = #busy > 0, redis.call('HGET', KEYS[11], 'events')
 if tokens then
   spend(KEYS[10], tokens, instant)
 end
@@ -111,6 +111,9 @@ redis.call('HSET', run, 'head', ARGV[7], 'state', 'queued', 'seq', 0, 'attempt',
   'created', at, 'on_busy', on_busy)
 if held then
   redis.call('HSET', run, 'held', 1)
+end
+if hooks then
+  redis.call('HSET', run, 'hooks', hooks)
 end
 if worker ~= '' then
   redis.call('HSET', run, 'worker', worker, 'attempt', 1, 'fence', 1)
