@@ -18,10 +18,10 @@ from gateway import history, run_stream, session
 from gateway.bodies import read_open_object
 from gateway.claims import Identity
 from gateway.connection import now_ms
-from gateway.dialects.agui import asked
-from gateway.dialects.agui.asked import Answer, Asked
-from gateway.dialects.agui.reader import Agui
-from gateway.dialects.agui.thread import hydration
+from gateway.dialects import agui_request
+from gateway.dialects.agui import Agui
+from gateway.dialects.agui_request import Answer, Asked
+from gateway.dialects.agui_thread import hydration
 from gateway.handshake import BadRequest
 from gateway.http_api import NODE, json_response
 from gateway.messages import message_of
@@ -53,7 +53,9 @@ async def run(request: web.Request) -> web.StreamResponse:
     identity = await user_of(node, request)
     fields = await read_open_object(request.clone(client_max_size=MAX_INPUT_BYTES))
     resumed = LAST in request.headers
-    wanted = asked.read(fields, resumes=resumed or RESUMES in request.headers, resumed=resumed)
+    wanted = agui_request.read(
+        fields, resumes=resumed or RESUMES in request.headers, resumed=resumed
+    )
     opening = opening_of(request, {**request.query, "thread_id": wanted.thread_id}, identity)
     run_stream.check(request, node, opening, wanted.run_id)
     speak = partial(Agui, wanted)

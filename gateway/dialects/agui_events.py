@@ -1,7 +1,7 @@
 """What each event of a run becomes in AG-UI: one table. Pure.
 
 What an event becomes depends on the log before it alone, and not on who reads it: so a reader can
-be told of the third of five where the second was his last. Text is apart (:mod:`.reader`).
+be told of the third of five where the second was his last. Text is apart: it is not in the log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from broker import events
-from gateway.dialects.agui.constructs import Constructs, Event
+from gateway.dialects.agui_constructs import Constructs, Event
 from gateway.dialects.dialect import Run
 
 PREFIX: Final = "runcast."
@@ -53,12 +53,20 @@ class Story:
 
     def read(self, event: Mapping[str, Any], cursor: str) -> list[Event]:
         """What an event of the log becomes."""
-        attempt = event.get("attempt")
-        if isinstance(attempt, int):
-            self.attempts[event["run_id"]] = attempt
+        if event["type"] != events.AGENT_STARTED:
+            self.begin(event)
         told = TABLE.get(event["type"], _nothing)(self, event, cursor)
         when = epoch_ms(event.get("timestamp"))
         return [{**each, "timestamp": when} for each in told] if when is not None else list(told)
+
+    def begin(self, event: Mapping[str, Any]) -> None:
+        """From here on the run is in this event's attempt.
+
+        After a new attempt's ``agent_started`` was read: what the one before has open ends first.
+        """
+        attempt = event.get("attempt")
+        if isinstance(attempt, int):
+            self.attempts[event["run_id"]] = attempt
 
     def given_up(self, why: str) -> list[Event]:
         """Ends the calls and the sub-agents that are open and will not end by themselves."""
@@ -74,7 +82,7 @@ class Story:
 def is_anew(story: Story, event: Mapping[str, Any]) -> bool:
     """Whether the run begins again: what the attempt before had said is void."""
     own = event["type"] == events.AGENT_STARTED and event["run_id"] == story.run.run_id
-    return own and story.attempts.get(story.run.run_id, 1) > 1
+    return bool(own and event.get("attempt", 1) != 1)
 
 
 def _nothing(story: Story, event: Mapping[str, Any], cursor: str) -> Iterable[Event]:
@@ -90,7 +98,7 @@ def _started(story: Story, event: Mapping[str, Any], cursor: str) -> Iterable[Ev
             return []
         for asked in [each for each in story.questions if each[0] != run_id]:
             del story.questions[asked]  # who asked is gone; the run itself asks again
-        attempt = {"attempt": story.attempts[run_id]}
+        attempt = {"attempt": event["attempt"]}
         return [
             *story.given_up("attempt_lost"),
             {"type": "CUSTOM", "name": f"{PREFIX}new_attempt", "value": attempt},

@@ -13,9 +13,9 @@ import orjson
 
 from broker import cursor
 from broker.events import INPUT_REQUIRED, USER_INPUT
-from gateway.dialects.agui.asked import Interrupt
-from gateway.dialects.agui.events import epoch_ms
-from gateway.dialects.agui.position import Position, Span
+from gateway.dialects.agui_events import epoch_ms
+from gateway.dialects.agui_position import Position, Span
+from gateway.dialects.agui_request import Interrupt
 
 
 def hydration(thread: Mapping[str, Any], now_ms: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One reader of a run in AG-UI 1.0. Pure.
+"""One reader of a run in AG-UI 1.0 (https://ag-ui.com/spec/1.0). Pure.
 
 Every connection is a stream that AG-UI's rules accept by itself: RUN_STARTED first, what is open
 opened again, nothing open at RUN_FINISHED, and no silent end. A run's text is one message until a
@@ -18,10 +18,10 @@ from broker.cursor import Cursor, from_redis
 from broker.errors import InvalidEvent
 from broker.events import AGENT_COMPLETED, TOOL_EXECUTING, check_payload
 from gateway.close_codes import CLOSE_CODES, UNAVAILABLE, Reconnect
-from gateway.dialects.agui.asked import Asked, Interrupt
-from gateway.dialects.agui.constructs import Event
-from gateway.dialects.agui.events import Story, epoch_ms, is_anew
-from gateway.dialects.agui.position import Position, Span, parse
+from gateway.dialects.agui_constructs import Event
+from gateway.dialects.agui_events import Story, epoch_ms, is_anew
+from gateway.dialects.agui_position import Position, Span, parse
+from gateway.dialects.agui_request import Asked, Interrupt
 from gateway.dialects.dialect import Dialect, Frame, Run, Said
 
 PROTOCOL: Final = "1.0"
@@ -117,6 +117,7 @@ class Agui(Dialect):
         told, had = self._story.read(event, str(entry)), self._had.has(entry)
         self._forget_answered(event, had)
         if had is None:
+            self._story.begin(event)
             for each in told:
                 self._story.constructs.note(each)
             if event["type"] == AGENT_COMPLETED and event["run_id"] == self._run.run_id:
@@ -130,6 +131,7 @@ class Agui(Dialect):
         yield from self._reopened()
         anew = is_anew(self._story, event)
         yield from self._text_before(event, anew=anew, ends=bool(told))
+        self._story.begin(event)
         for number, each in enumerate(told[had:], had + 1):
             self._at, self._part = entry, None if number == len(told) else number
             if anew and self._part is None and self._asked.messages:
