@@ -15,13 +15,13 @@ from multidict import MultiDict
 from broker.channels import Channel, Scope
 from broker.redis.records import Registered
 from gateway import history, run_stream, session
-from gateway.bodies import read_open_object
+from gateway.bodies import read_any
 from gateway.claims import Identity
 from gateway.connection import now_ms
 from gateway.dialects import agui_request
 from gateway.dialects.agui import Agui
 from gateway.dialects.agui_request import Answer, Asked
-from gateway.dialects.agui_thread import hydration
+from gateway.dialects.agui_thread import conversation, hydration
 from gateway.handshake import BadRequest
 from gateway.http_api import NODE, json_response
 from gateway.messages import message_of
@@ -51,7 +51,7 @@ async def run(request: web.Request) -> web.StreamResponse:
     """
     node = request.app[NODE]
     identity = await user_of(node, request)
-    fields = await read_open_object(request.clone(client_max_size=MAX_INPUT_BYTES))
+    fields = await read_any(request.clone(client_max_size=MAX_INPUT_BYTES))
     resumed = LAST in request.headers
     wanted = agui_request.read(
         fields, resumes=resumed or RESUMES in request.headers, resumed=resumed
@@ -111,8 +111,15 @@ async def _join(
     opening = opening_of(request, place, identity)
     run_stream.check(request, node, opening, name)
     registered = await _named(node, identity, name)
+    channel = await node.commands.channel(identity.owner, registered.run_id)
+    thread = await history.thread(node.broker, channel, registered.thread_id)
     wanted = Asked(
-        thread_id=registered.thread_id, run_id=name, resumes=True, resumed=LAST in request.headers
+        thread_id=registered.thread_id,
+        run_id=name,
+        messages=conversation(thread),
+        joins=True,
+        resumes=True,
+        resumed=LAST in request.headers,
     )
     listener = Listener(request, node, identity, opening, speak=partial(Agui, wanted))
     return await listener.join(registered.run_id)

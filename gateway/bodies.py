@@ -11,16 +11,16 @@ from gateway.handshake import BadRequest
 
 
 async def read_object(request: web.Request, *valid: str) -> dict[str, Any]:
-    """The body's fields, of which none is ignored; :class:`BadRequest` for anything else."""
-    fields = await read_open_object(request)
+    """The body's fields; an empty body has none. :class:`BadRequest` for anything else."""
+    fields = await read_any(request)
     unknown = fields.keys() - set(valid)
     if unknown:
         raise BadRequest("unknown_field", f"{', '.join(sorted(unknown))}: valid are {_list(valid)}")
     return fields
 
 
-async def read_open_object(request: web.Request) -> dict[str, Any]:
-    """The body's fields; an empty body has none. :class:`BadRequest` for anything else."""
+async def read_any(request: web.Request) -> dict[str, Any]:
+    """The same, of whatever names."""
     try:
         raw = await request.read()
     except web.HTTPRequestEntityTooLarge:

@@ -81,7 +81,7 @@ class Agui(Dialect):
 
     def leave(self) -> Iterable[Said]:
         """The run waits for its user: what it asked ends this stream, and an answer begins one."""
-        self.ended = True
+        self.ended, self.waits_until_ms = True, 0
         yield from self._reopened()
         for run_id in list(self._spans):
             yield from self._closed(run_id)
@@ -109,9 +109,11 @@ class Agui(Dialect):
         if asked.parent_run_id is not None:
             started["parentRunId"] = asked.parent_run_id
         yield self._say(started, self._last or str(self._had))
-        others = self._others()
-        if duplicate and self._last is None and len(others) < len(asked.messages):
-            yield self._say(_snapshot(others))  # what it has of the run comes anew
+        mine = [each for each in asked.messages if self._is_mine(each)]
+        if self._last is None and (asked.joins or (duplicate and mine)):
+            # What it has of the run comes anew. A client keeps reasoning that it is not told of.
+            kept = [{**each, "content": ""} for each in mine if each["role"] == "reasoning"]
+            yield self._say(_snapshot([*self._others(), *kept]))
 
     def _entry(self, event: Mapping[str, Any], entry: Cursor) -> Iterator[Said]:
         told, had = self._story.read(event, str(entry)), self._had.has(entry)
@@ -251,8 +253,11 @@ class Agui(Dialect):
 
     def _others(self) -> Sequence[Mapping[str, Any]]:
         """The conversation as the client has it, without what this run said."""
+        return [each for each in self._asked.messages if not self._is_mine(each)]
+
+    def _is_mine(self, message: Mapping[str, Any]) -> bool:
         begin = f"{self._run.run_id}:", f"{self._run.run_id}."
-        return [m for m in self._asked.messages if not str(m.get("id")).startswith(begin)]
+        return str(message.get("id")).startswith(begin)
 
     def _position(self) -> Position:
         return Position(self._at, self._part, {n: s for n, s in self._spans.items() if s.next})

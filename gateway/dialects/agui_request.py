@@ -57,8 +57,8 @@ class Asked:
     """One request, and who makes it.
 
     ``run_id`` is AG-UI's: the message's id, not our run's. ``messages``: the conversation as the
-    client has it. ``resumes``: it comes back by itself with ``Last-Event-ID``. ``resumed``: it does
-    so here, so it knows what is open.
+    client has it, or with ``joins`` as it is to have it. ``resumes``: it comes back by itself with
+    ``Last-Event-ID``. ``resumed``: it does so here, so it knows what is open.
     """
 
     thread_id: str
@@ -67,6 +67,7 @@ class Asked:
     messages: Sequence[Mapping[str, Any]] = ()
     answers: Sequence[Answer] = ()
     passed_on: Mapping[str, Any] = field(default_factory=dict)
+    joins: bool = False
     resumes: bool = False
     resumed: bool = False
 

@@ -44,6 +44,12 @@ def hydration(thread: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     return {**told, "interrupts": {"runId": run_id, "pending": pending}}
 
 
+def conversation(thread: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same thread's messages, and nothing but what AG-UI knows of one."""
+    said = [_message(each) for each in thread["messages"] if each["content"] is not None]
+    return [{name: each[name] for name in ("id", "role", "content")} for each in said]
+
+
 def _message(said: Mapping[str, Any]) -> dict[str, Any]:
     content, user = said["content"], said["role"] == "user"
     if isinstance(content, dict) and content.keys() == {"parts"}:

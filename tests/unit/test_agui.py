@@ -399,11 +399,22 @@ def test_whoever_has_parts_of_the_run_already_gets_it_anew() -> None:
     line = started()
     line.write("half")
     mine = {"id": "r:text-0", "role": "assistant", "content": "ha"}
-    asked = Asked(thread_id="t", run_id="m", messages=[USER, mine])
+    thought = {"id": "r:thought-5-0", "role": "reasoning", "content": "hm"}
+    asked = Asked(thread_id="t", run_id="m", messages=[USER, thought, mine])
     _, told = read(line.items, None, asked, duplicate=True)
     assert kinds(told)[:2] == ["RUN_STARTED", "MESSAGES_SNAPSHOT"]
-    assert one(told, "MESSAGES_SNAPSHOT")["messages"] == [USER]
+    assert one(told, "MESSAGES_SNAPSHOT")["messages"] == [USER, {**thought, "content": ""}]
     _, told = read(line.items, None, ASKED, duplicate=True)
+    assert "MESSAGES_SNAPSHOT" not in kinds(told)
+
+
+def test_whoever_joins_gets_the_conversation_before_the_run() -> None:
+    line = started()
+    asked = Asked(thread_id="t", run_id="m", messages=[USER], joins=True)
+    _, told = read(line.items, None, asked)
+    check_stream(decoded(told), whole=False)
+    assert one(told, "MESSAGES_SNAPSHOT")["messages"] == [USER]
+    _, told = read(line.items, "1001-0", asked)
     assert "MESSAGES_SNAPSHOT" not in kinds(told)
 
 

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from gateway.dialects.agui_position import Position, Span, parse
 from gateway.dialects.agui_request import interrupt_of
-from gateway.dialects.agui_thread import hydration
+from gateway.dialects.agui_thread import conversation, hydration
 
 NOW = 1_795_398_349_000
 LATER, EARLIER = "2026-11-23T02:00:00.000Z", "2026-11-23T01:00:00.000Z"
@@ -55,6 +55,14 @@ def test_what_was_said() -> None:
     ]
     assert found["messages"][1]["parts"] == [{"type": "text", "content": "hello"}]
     assert (found["activeRun"], found["interrupts"]) == (None, None)
+
+
+def test_a_conversation_is_the_same_without_what_agui_does_not_know() -> None:
+    messages = [said("user", "one", "hi"), said("agent", "one", None), said("agent", "two", "yo")]
+    assert conversation({"messages": messages}) == [
+        {"id": "m-one", "role": "user", "content": "hi"},
+        {"id": "two:text-0", "role": "assistant", "content": "yo"},
+    ]
 
 
 def test_a_run_that_is_under_way_is_to_be_joined() -> None:
