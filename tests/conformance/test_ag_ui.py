@@ -21,7 +21,7 @@ from tests.support.servers import OPERATOR_KEY, Redis, running_fleet, token
 
 SAID = "Grüße 👋🏽 from the 東京 office, “quoted”, \u2028 and a tab\t."
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(90)
 
 
 class Agents:
