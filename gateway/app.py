@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
 from broker.config import Settings
-from gateway import admin, cors, user_api, worker_api
+from gateway import admin, agui_api, cors, user_api, worker_api
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.event_stream import EventStream
 from gateway.front import SILENT_SECONDS, Fronts
@@ -71,6 +71,11 @@ class DemoLogin(Protocol):
         """Body of ``POST /demo/token``; None for somebody else than the demo's users."""
 
 
+API_ROUTES: Final = (
+    *user_api.ROUTES, *agui_api.ROUTES, *worker_api.ROUTES, *admin.ROUTES,
+)  # fmt: skip
+"""Method, path, handler."""
+
 DEMO: Final = web.AppKey("demo", DemoLogin)
 ENTRANCE: Final = web.AppKey("entrance", Entrance)
 
@@ -94,7 +99,7 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     app.router.add_get("/ws/health", health)
     app.router.add_get("/ws/config", config)
     app.router.add_get("/ws/stats", stats)
-    for method, path, handler in (*user_api.ROUTES, *worker_api.ROUTES, *admin.ROUTES):
+    for method, path, handler in API_ROUTES:
         app.router.add_route(method, path, handler)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)

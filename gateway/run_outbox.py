@@ -7,13 +7,13 @@ by its :class:`~gateway.dialects.dialect.Dialect`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import orjson
 
 from broker.events import AGENT_COMPLETED
-from gateway.dialects.dialect import Dialect, Frame
+from gateway.dialects.dialect import Dialect, Frame, Said
 from gateway.outbox import Outbox
 
 LOST: Final = "resync"
@@ -22,7 +22,7 @@ LOST: Final = "resync"
 class RunOutbox(Outbox):
     """Takes what :data:`~gateway.wires.UNFRAMED` gives, and holds what ``write`` makes of it.
 
-    ``ended``: the run's terminal event was taken, so that nothing follows.
+    ``ended``: the run's terminal event was taken, or the dialect's last said: nothing follows.
     """
 
     __slots__ = ("_dialect", "_family", "_run_id", "_write", "ended")
@@ -37,6 +37,8 @@ class RunOutbox(Outbox):
 
     def push(self, frame: bytes) -> bool:
         """Take an event or a delta, if it is the run's; False as in :meth:`Outbox.push`."""
+        if self.ended:
+            return True
         cursor, _, text = frame.partition(b"\n")
         event = _read(text)
         run_id = str(event.get("run_id"))
@@ -45,8 +47,7 @@ class RunOutbox(Outbox):
         if self.full:  # before it is translated: what comes again must not have been taken in
             return False
         self._family.add(run_id)
-        for said, position in self._dialect.event(Frame(text, cursor, event)):
-            self.put(self._write(said, position))
+        self._tell(self._dialect.event(Frame(text, cursor, event)))
         if run_id == self._run_id and event.get("type") == AGENT_COMPLETED:
             self.ended = True
         return True
@@ -54,9 +55,20 @@ class RunOutbox(Outbox):
     def say(self, text: bytes, cursor: bytes = b"") -> bool:
         """Take a control frame. True: it tells of a hole, in which the run's end may have been."""
         fields = _read(text)
-        for said, position in self._dialect.control(Frame(text, cursor, fields)):
-            self.put(self._write(said, position))
+        if not self.ended:
+            self._tell(self._dialect.control(Frame(text, cursor, fields)))
         return fields.get("type") == LOST
+
+    def let_go(self, now_ms: int) -> None:
+        """Its reader has everything; he is not kept while the run waits for him."""
+        if not self.ended and self._dialect.waits_until_ms > now_ms:
+            self._tell(self._dialect.leave())
+            self.ended = True
+
+    def _tell(self, what: Iterable[Said]) -> None:
+        for said, position in what:
+            self.put(self._write(said, position))
+        self.ended = self.ended or self._dialect.ended
 
 
 def _read(text: bytes) -> dict[str, Any]:

@@ -7,32 +7,29 @@ For whoever posts it and accepts ``text/event-stream``. The message id says whic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion11, web
 
 from broker.channels import Mode
 from broker.cursor import ZERO, Cursor
-from broker.redis.records import Registered
-from gateway import close_codes
+from gateway import close_codes, run_reading
 from gateway.claims import Identity
 from gateway.close_codes import CloseCode
-from gateway.commands import DEADLINE_SECONDS, Message
-from gateway.dialects.dialect import Dialect, Run, Speak
+from gateway.commands import Message
+from gateway.connection import now_ms
+from gateway.dialects.dialect import Speak
 from gateway.dialects.native import Native
 from gateway.event_stream import EventStream, farewell
-from gateway.feed import Feed
 from gateway.feeder import SLOW_SECONDS
-from gateway.frames import reply, sse_chunk, sse_message
+from gateway.frames import sse_chunk, sse_message
 from gateway.handshake import BadRequest, Opening
 from gateway.http_api import problem
-from gateway.messages import begin
-from gateway.resync import Beginning, Resync
+from gateway.resync import Resync
 from gateway.run_outbox import RunOutbox
-from gateway.session import FrameError
+from gateway.run_reading import Reading
 from gateway.upgrade import Upgraded, leave_aiohttp
 from gateway.wires import UNFRAMED
 
@@ -45,27 +42,28 @@ LAST: Final = "Last-Event-ID"
 class RunStream(EventStream):
     """A client that reads one run, to its end, in its dialect."""
 
-    __slots__ = ("_registered", "_run")
+    __slots__ = ("_registered", "_resumes", "_run")
 
     def __init__(
         self,
         node: Node,
         identity: Identity,
         opening: Opening,
-        registered: Registered,
-        dialect: Dialect,
+        reading: Reading,
     ) -> None:
         super().__init__(node, identity, opening)
         self.wire = UNFRAMED
-        self.outbox = self._run = RunOutbox(registered.run_id, dialect, sse_message)
-        self._registered = registered
+        self._registered, self._resumes = reading.registered, reading.dialect.resumes
+        run_id = self._registered.run_id
+        self.outbox = self._run = RunOutbox(run_id, reading.dialect, sse_message)
 
-    def follow(self, feed: Feed, beginning: Beginning, accepted: bytes, after: Cursor) -> None:
+    def follow(self, reading: Reading) -> None:
         """Say which run it is, and go on from there."""
-        self._run.say(accepted, after.raw)
+        self._run.say(reading.told, reading.after.raw)
+        beginning = reading.beginning
         if beginning.resync is not None:
             self._run.say(beginning.resync.frame())
-        self._join(feed, beginning, self._level)
+        self._join(reading.feed, beginning, self._level)
         self.flush()
 
     def _level(self, reached: Cursor) -> None:
@@ -83,15 +81,21 @@ class RunStream(EventStream):
 
     def flush(self) -> None:
         """Write what is queued; after the run's terminal event, the end."""
+        if any(self in feed.live for feed in self.feeds):
+            self._run.let_go(now_ms())
         super().flush()
         if self._run.ended:
             self._run.ended = False
             self.close(close_codes.NORMAL)
 
     def goodbye(self, why: CloseCode) -> bytes:
-        """The run's end speaks for itself; another one is told."""
-        if why is not close_codes.NORMAL:
+        """The run's end speaks for itself; another one is told, or is to be seen as a cut."""
+        ended, self._run.ended = self._run.ended, False
+        if why is not close_codes.NORMAL and not ended:
+            if self._resumes:
+                return b""
             self._run.say(farewell(why))
+            self._run.ended = False  # the end follows here
         return sse_chunk(b"")
 
     def close(self, why: CloseCode) -> None:
@@ -124,7 +128,9 @@ def check(request: web.Request, node: Node, opening: Opening, message_id: str | 
 class Listener:
     """Who wants a run's events as the response to his request, and in which dialect.
 
-    Whatever is refused is refused before anything has begun.
+    Whatever is refused is refused before anything has begun. ``last``: the position that he goes on
+    from, where he says so by other means than ``Last-Event-ID``, which is newer. ``kind``: how the
+    events are sent.
     """
 
     def __init__(
@@ -133,82 +139,42 @@ class Listener:
         node: Node,
         identity: Identity,
         opening: Opening,
+        *,
         speak: Speak = Native,
+        last: str | None = None,
+        kind: type[RunStream] = RunStream,
     ) -> None:
         self._request, self._node, self._identity = request, node, identity
-        self._opening, self._speak = opening, speak
+        self._opening, self._speak, self._kind = opening, speak, kind
+        self._last = request.headers.get(LAST, last)
 
     async def begin(self, message: Message) -> web.StreamResponse:
         """The run that the message begins, or had begun before."""
-        async with self._seat():
-            return await self._begin(message)
+        return await self._seated(
+            run_reading.of_message(self._node, message, speak=self._speak, last=self._last)
+        )
 
     async def join(self, run_id: str) -> web.StreamResponse:
-        """A run that is there, from its beginning or from ``Last-Event-ID``."""
-        async with self._seat():
-            registered = await self._node.commands.registered(self._identity.owner, run_id)
-            return await self._resume(registered, None)
+        """A run that is there, from its beginning or from the client's position."""
+        return await self._seated(
+            run_reading.of_run(
+                self._node, self._identity.owner, run_id,
+                scope=self._opening.scope, speak=self._speak, last=self._last,
+            )
+        )  # fmt: skip
 
-    @asynccontextmanager
-    async def _seat(self) -> AsyncIterator[None]:
-        """One of the user's seats, until the stream has it."""
+    async def _seated(self, reading: Coroutine[Any, Any, Reading]) -> web.StreamResponse:
+        """On one of the user's seats, until the stream has it."""
         seats, owner = self._node.seats, self._identity.owner
         seats.arrive(owner)
         try:
             await self._node.admission.seat(self._identity)
-            yield
+            return self._hand_over(await reading)
         finally:
+            reading.close()  # it may never have been begun
             seats.arrived(owner)
 
-    async def _begin(self, message: Message) -> web.StreamResponse:
-        node, ref = self._node, message.message_id
-        if LAST in self._request.headers:  # it has events, so the run has begun: it is looked up
-            registered = await node.commands.begun_by(message.owner, ref)
-        else:
-            feed = await node.relay.open(message.channel, timeout_seconds=DEADLINE_SECONDS)
-            begun_at = feed.follower.position  # before the run: none of its events is missed
-            registered = await begin(node, message)
-        if registered.duplicate:
-            return await self._resume(registered, ref)
-        told = reply("run_accepted", ref, registered.told)
-        return self._hand_over(
-            registered, feed, Beginning(begun_at), told, after=begun_at, last=None
-        )
-
-    async def _resume(self, registered: Registered, ref: str | None) -> web.StreamResponse:
-        """From its beginning on, but for what the client has; a position that is none is told."""
-        relay = self._node.relay
-        channel = await self._node.commands.channel(self._identity.owner, registered.run_id)
-        if channel.scope is not self._opening.scope:
-            raise FrameError("not_allowed", "the message was sent in another mode", bad=False)
-        feed = await relay.open(channel, timeout_seconds=DEADLINE_SECONDS)
-        last = self._request.headers.get(LAST)
-        beginning, after = Beginning(ZERO), ZERO
-        if last is not None:
-            cursor = None
-            with suppress(ValueError):
-                cursor = self._dialect(registered, last).position(last)
-            judged = await relay.begin(feed, cursor, bad_cursor=cursor is None)
-            if judged.resync is None:
-                after = judged.position
-            else:
-                last, beginning = None, Beginning(ZERO, replace(judged.resync, position=ZERO))
-        told = reply("run_accepted", ref, registered.told)
-        return self._hand_over(registered, feed, beginning, told, after=after, last=last)
-
-    def _dialect(self, registered: Registered, last: str | None) -> Dialect:
-        return self._speak(Run(registered.run_id, registered.thread_id, registered.agent), last)
-
-    def _hand_over(
-        self,
-        registered: Registered,
-        feed: Feed,
-        beginning: Beginning,
-        told: bytes,
-        *,
-        after: Cursor,
-        last: str | None,
-    ) -> web.StreamResponse:
+    def _hand_over(self, reading: Reading) -> web.StreamResponse:
         """From here to the stream's place among the sockets nothing waits."""
         request, node, opening = self._request, self._node, self._opening
         node.revocations.recheck(self._identity)
@@ -216,12 +182,11 @@ class Listener:
         if transport is None or transport.is_closing():
             return problem(400, "gone", "The client went away.")
         if opening.mode is Mode.MAIN:  # sub-agents are of their parent's thread
-            opening = replace(opening, thread_id=registered.thread_id)
-        dialect = self._dialect(registered, last)
-        stream = RunStream(node, self._identity, opening, registered, dialect)
+            opening = replace(opening, thread_id=reading.registered.thread_id)
+        stream = self._kind(node, self._identity, opening, reading)
         leave_aiohttp(request)
         transport.set_protocol(stream)
         stream.connection_made(transport)
         stream.outbox.put(stream.accept(request.headers, None))
-        stream.follow(feed, beginning, told, after)
+        stream.follow(reading)
         return Upgraded()

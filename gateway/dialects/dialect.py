@@ -43,7 +43,20 @@ class Dialect(ABC):
     gets one delta with ``offset`` 0 when the log is read, and again when the reader fell behind.
     Nothing comes after the run's own terminal event. Where the reader gets something else last, a
     ``closing`` or a ``resync``, it must not take the silence after it for the run's end.
+
+    ``ended``: the last was said, so that the response ends although the run may go on.
+    ``waits_until_ms``: until then (since 1970) the run waits for its user; a reader that has
+    everything is let go with :meth:`leave`. ``resumes``: its reader comes back by itself when the
+    response is cut off, so where the gateway has to close it, it is cut off and nothing is said.
     """
+
+    ended: bool = False
+    resumes: bool = False
+    waits_until_ms: int = 0
+
+    def leave(self) -> Iterable[Said]:
+        """The last that a reader is told whose run goes on without him."""
+        return ()
 
     @abstractmethod
     def event(self, frame: Frame) -> Iterable[Said]:

@@ -1,10 +1,11 @@
 """What a run's own stream takes from its channel."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
-from gateway.dialects.dialect import Run
+from gateway.dialects.dialect import Frame, Run, Said
 from gateway.dialects.native import Native
 from gateway.frames import sse_message
 from gateway.outbox import MAX_UNSENT_BYTES
@@ -83,3 +84,46 @@ def test_what_is_no_event_is_nobodys() -> None:
     for text in (b"no json", b"[]", b'"r"', b"{}"):
         assert push(outbox, text)
     assert outbox.take() == b""
+
+
+class Asks(Native):
+    """Waits for its user from its first event on, until 5 s after 1970; a control frame ends it."""
+
+    def event(self, frame: Frame) -> Iterable[Said]:
+        self.waits_until_ms = 5000
+        return super().event(frame)
+
+    def control(self, frame: Frame) -> Iterable[Said]:
+        self.ended = True
+        return super().control(frame)
+
+    def leave(self) -> Iterable[Said]:
+        yield b"answer me", b""
+
+
+def asks() -> RunOutbox:
+    return RunOutbox("r", Asks(Run("r", "t", "a"), None), sse_message)
+
+
+def let_go(outbox: RunOutbox, now_ms: int) -> bool:
+    outbox.let_go(now_ms)
+    return outbox.ended
+
+
+def test_a_reader_for_whom_the_run_waits_is_let_go_once() -> None:
+    outbox = asks()
+    assert not let_go(outbox, 1)
+    push(outbox, event("r"))
+    assert not let_go(outbox, 5000)  # nobody can answer any more
+    assert let_go(outbox, 4999)
+    assert let_go(outbox, 4999)
+    assert outbox.take() == sse_message(event("r"), b"5-0") + sse_message(b"answer me", b"")
+
+
+def test_nothing_follows_what_a_dialect_says_last() -> None:
+    outbox = asks()
+    assert outbox.say(b'{"type": "resync"}')
+    assert outbox.ended
+    assert push(outbox, event("r"))
+    assert outbox.say(b'{"type": "resync"}')
+    assert outbox.take() == sse_message(b'{"type": "resync"}', b"")
