@@ -25,10 +25,10 @@ from docs.schema_frames import (
 )
 from gateway.admin import LONGEST_REASON
 from gateway.admin import PREFIX as ADMIN
-from gateway.event_batch import MAX_EVENTS, SCOPES
 from gateway.agui_api import NAMES
 from gateway.agui_api import PREFIX as AGUI
 from gateway.dialects.agui_request import MOST_ANSWERS
+from gateway.event_batch import MAX_EVENTS, SCOPES
 from gateway.handshake import CREDENTIALS, STREAM_PATH
 from gateway.history import MOST
 from gateway.tickets import TICKET_SECONDS
