@@ -54,14 +54,25 @@ class Joining:
     ended: set[bytes] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class Missed:
+    """Deltas heard while the kept text of their run is read, from the one on that showed a hole.
+
+    ``void``: another attempt has begun since, so nobody knows of which one the text was read.
+    """
+
+    deltas: list[Entry] = field(default_factory=list)
+    void: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class Feed:
     """One channel that this gateway listens to.
 
-    ``texts``: bytes of streamed text heard of, by open run. ``missed_texts``: deltas heard while
-    the kept text of their run is read, from the one on that showed a hole. ``batch``: events heard
-    in this read and not delivered yet, of a channel with many readers. ``seen``: where it was at
-    the last tick of the tail check, and ``quiet_ticks``: for how many it has been there.
+    ``texts``: bytes of streamed text heard of, by open run. ``missed_texts``: of runs whose kept
+    text is being read. ``batch``: events heard in this read and not delivered yet, of a channel
+    with many readers. ``seen``: where it was at the last tick of the tail check, and
+    ``quiet_ticks``: for how many it has been there.
     """
 
     channel: Channel
@@ -71,7 +82,7 @@ class Feed:
     joining: dict[Member, Joining] = field(default_factory=dict)
     texts: dict[bytes, int] = field(default_factory=dict)
     open_runs: dict[bytes, None] = field(default_factory=dict)
-    missed_texts: dict[bytes, list[Entry]] = field(default_factory=dict)
+    missed_texts: dict[bytes, Missed] = field(default_factory=dict)
     batch: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     seen: bytes = b""
     quiet_ticks: int = 0

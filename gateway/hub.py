@@ -19,7 +19,7 @@ from broker.codec import NO_ID, WORDS, Entry, from_live, is_id
 from broker.cursor import Cursor, from_redis
 from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED, USER_MESSAGE
 from broker.replay import Follower
-from gateway.feed import Batch, Feed, Joining, Member
+from gateway.feed import Batch, Feed, Joining, Member, Missed
 from gateway.frames import FIVE, ws_event
 from gateway.wires import WEBSOCKET, Frames
 
@@ -330,6 +330,8 @@ class Hub:
         elif entry.type == _STARTED:
             feed.open_runs[entry.run] = None
             feed.texts[entry.run] = 0
+            if (missed := feed.missed_texts.get(entry.run)) is not None:
+                missed.void = True
         elif entry.type == _COMPLETED:
             feed.open_runs.pop(entry.run, None)
             feed.texts.pop(entry.run, None)
@@ -346,12 +348,12 @@ class Hub:
         known = feed.texts.get(delta.run)
         missed = feed.missed_texts.get(delta.run)
         if missed is not None:
-            if len(missed) < MAX_EARLY_DELTAS:  # beyond: the hole is seen when these are heard
-                missed.append(delta)
+            if len(missed.deltas) < MAX_EARLY_DELTAS:  # beyond: hearing these shows the hole
+                missed.deltas.append(delta)
         elif offset in (0, known):
             self.emit_delta(feed, delta)
         elif known is None or following > known:
-            feed.missed_texts[delta.run] = [delta]
+            feed.missed_texts[delta.run] = Missed([delta])
             self._needs.refill(feed, delta.run)
 
     def refilled(self, feed: Feed, run: bytes, text: Entry | None) -> None:
@@ -359,9 +361,14 @@ class Hub:
 
         It reaches no further than what was said before all that is still to be heard.
         """
-        heard = feed.missed_texts.pop(run)
+        missed = feed.missed_texts.pop(run)
         if run not in feed.open_runs:
             return  # it ended meanwhile: the terminal event has the response
+        if missed.void:
+            feed.missed_texts[run] = Missed()
+            self._needs.refill(feed, run)
+            return
+        heard = missed.deltas
         if text is not None:
             self.emit_delta(feed, text)
         # One that does not continue it is of an attempt before, or the text was lost.

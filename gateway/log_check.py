@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
-from gateway.feed import Feed
+from gateway.feed import Feed, Missed
 from gateway.hub import Hub
 
 BATCH: Final = 256
@@ -98,7 +98,7 @@ class LogCheck:
                 self._repairs.repair(feed, cut_off=cut_off)
             for run in list(feed.texts):
                 if run not in feed.missed_texts:
-                    feed.missed_texts[run] = []
+                    feed.missed_texts[run] = Missed()
                     self._repairs.refill(feed, run)
         self._repairs.flush()
 

@@ -250,7 +250,7 @@ class Relay:
         Up to the delta that showed the hole. Without one, after an interruption: all, once the feed
         is where the log was then. From the beginning: sockets may have that of an attempt before.
         """
-        until = next((int(delta.seq) for delta in feed.missed_texts[run]), None)
+        until = next((int(delta.seq) for delta in feed.missed_texts[run].deltas), None)
         end = None
         try:
             async with self._reads:

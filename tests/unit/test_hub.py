@@ -20,7 +20,7 @@ from broker.codec import NO_ID, Entry, from_live, from_log
 from broker.cursor import ZERO, Cursor
 from broker.events import encode, encode_delta
 from broker.replay import Follower
-from gateway.feed import Feed, Joining, Member
+from gateway.feed import Feed, Joining, Member, Missed
 from gateway.hub import MAX_EARLY_DELTAS, TAKEN_OVER, Hub
 from gateway.outbox import MAX_UNSENT_BYTES, Outbox
 from gateway.wires import WEBSOCKET, WEBSOCKET_LEGACY
@@ -465,7 +465,9 @@ def test_a_missed_delta_is_asked_for_until_the_text_was_refilled() -> None:
     hear(hub, piece(5, "!"))
     assert texts_of(socket) == {"r1": "a"}
     kept = feed.missed_texts[b"r1"]
-    assert [delta.seq for delta in kept] == [b"4", b"5"], "from the one on that showed the hole"
+    assert [delta.seq for delta in kept.deltas] == [b"4", b"5"], (
+        "from the one on that showed the hole"
+    )
     assert needs.asked == [("refill", b"r1")] * 2
     hub.refilled(feed, b"r1", from_live(piece(0, "abcd")))
     assert texts_of(socket) == {"r1": "abcdz!"}
@@ -487,12 +489,26 @@ def test_what_the_kept_text_does_not_reach_is_not_asked_for_again_and_again(
     assert texts_of(socket) == {"r1": "new"}
 
 
+def test_what_was_missed_of_an_attempt_before_is_not_put_after_the_text_of_the_next() -> None:
+    """Bug: it was, when the new attempt began while the text was read."""
+    socket = Socket()
+    hub, feed, needs = opened(socket)
+    hear(hub, event(1, kind="agent_started"), piece(0, "x"), piece(4, "old"))
+    hear(hub, event(2, kind="agent_started"))
+    hub.refilled(feed, b"r1", from_live(piece(0, "news")))
+    assert needs.asked == [("refill", b"r1")] * 2, "of which attempt that is, nobody knows"
+    hear(hub, piece(4, "!"))
+    hub.refilled(feed, b"r1", from_live(piece(0, "news")))
+    assert texts_of(socket) == {"r1": "news!"}
+    assert feed.missed_texts == {}
+
+
 def test_text_that_is_read_after_an_interruption_is_given_whole() -> None:
     """No delta showed a hole: perhaps there was none."""
     socket = Socket()
     hub, feed, needs = opened(socket)
     hear(hub, event(1, kind="agent_started"), piece(0, "a"))
-    feed.missed_texts[b"r1"] = []
+    feed.missed_texts[b"r1"] = Missed()
     hub.refilled(feed, b"r1", from_live(piece(0, "abc")))
     hear(hub, piece(3, "d"))
     assert texts_of(socket) == {"r1": "abcd"}
@@ -748,17 +764,19 @@ class House:
         self.repairing = False
 
     def refill(self, feed: Feed, run: bytes) -> None:
-        assert feed.missed_texts[run]
+        assert run in feed.missed_texts
         self.tasks.append(self._refill(run))
 
     def _refill(self, run: bytes) -> Task:
+        until = bool(self.feed.missed_texts[run].deltas)
         yield
         text = self.texts.get(run.decode(), "").encode()
         yield
         while not self.feed.follower.level:
             yield
-        begun = int(self.feed.missed_texts[run][0].seq)
-        kept = from_live(piece(0, text[:begun].decode(errors="ignore"), run=run.decode()))
+        deltas = self.feed.missed_texts[run].deltas
+        text = text[: int(deltas[0].seq)] if until else text
+        kept = from_live(piece(0, text.decode(errors="ignore"), run=run.decode()))
         self.hub.refilled(self.feed, run, kept if text else None)
 
     def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
