@@ -78,7 +78,7 @@ class TestWhatAClientGets:
     async def test_a_whole_run(self, system: System) -> None:
         system.serve(WORKER)
         async with Client(system.base, "oa-whole") as client:
-            run_id = await client.ask("How is Oslo?", agent="reporter")
+            run_id = await client.ask("How is Oslo?", agent="openai reporter")
             terminal = await client.completed(run_id)
             chain = expect(client.events()).started().thinking("reporter is thinking")
             chain.tool("weather", result={"city": "Oslo", "celsius": 21})
@@ -103,19 +103,19 @@ class TestWhatAClientGets:
     async def test_a_handoff_is_a_run_of_its_own(self, system: System) -> None:
         system.serve(WORKER)
         async with Client(system.base, "oa-handoff") as client:
-            run_id = await client.ask("How is Oslo?", agent="triage")
+            run_id = await client.ask("How is Oslo?", agent="openai triage")
             await client.completed(run_id)
             assert kinds(client.events()) == [
-                ("triage", "agent_started"),
-                ("triage", "agent_thinking"),
-                ("triage", "agent_thinking"),
+                ("openai triage", "agent_started"),
+                ("openai triage", "agent_thinking"),
+                ("openai triage", "agent_thinking"),
                 ("specialist", "agent_started"),
                 ("specialist", "agent_thinking"),
                 ("specialist", "tool_executing"),
                 ("specialist", "tool_completed"),
                 ("specialist", "agent_thinking"),
                 ("specialist", "agent_completed"),
-                ("triage", "agent_completed"),
+                ("openai triage", "agent_completed"),
             ]
             texts: dict[str, str] = {}
             for frame in client.frames:
@@ -123,7 +123,7 @@ class TestWhatAClientGets:
                     name = frame["agent_name"]
                     texts[name] = texts.get(name, "") + payload_of(frame)["text"]
             assert texts == {
-                "triage": "One moment. ",
+                "openai triage": "One moment. ",
                 "specialist": "The specialist says 21 °C.",
             }
             children = {e.get("parent_run_id") for e in client.events() if e["run_id"] != run_id}
@@ -135,7 +135,7 @@ class TestWhatAClientGets:
     async def test_a_guardrail_that_trips_fails_the_run(self, system: System) -> None:
         system.serve(WORKER)
         async with Client(system.base, "oa-guard") as client:
-            run_id = await client.ask("Do my homework", agent="guarded")
+            run_id = await client.ask("Do my homework", agent="openai guarded")
             payload = payload_of(await client.completed(run_id))
             assert payload["status"] == "failed"
             assert payload["error"]["code"] == "input_guardrail_tripwire_triggered"
@@ -143,7 +143,7 @@ class TestWhatAClientGets:
     async def test_a_stop_reaches_a_tool(self, system: System) -> None:
         system.serve(WORKER)
         async with Client(system.base, "oa-stop") as client:
-            run_id = await client.ask("Wait", agent="waiting")
+            run_id = await client.ask("Wait", agent="openai waiting")
             await client.first("tool_executing", call_id="call_wait")
             await client.send("stop_agent", {"run_id": run_id}, ref="s1")
             payload = payload_of(await client.completed(run_id))
@@ -154,7 +154,7 @@ class TestWhatAClientGets:
     async def test_the_user_approves_a_call(self, system: System) -> None:
         system.serve(WORKER)
         async with Client(system.base, "oa-approval") as client:
-            run_id = await client.ask("Clean up", agent="careful")
+            run_id = await client.ask("Clean up", agent="openai careful")
             asked = payload_of(await client.first("input_required"))
             assert asked["prompt"] == 'May careful call delete with {"name":"a.txt"}?'
             assert asked["schema"] == {"type": "boolean"}

@@ -55,7 +55,7 @@ class TestWhatAClientGets:
     async def test_a_whole_run(self, system: System) -> None:
         system.serve(WORKER)
         async with Client(system.base, "pa-whole") as client:
-            run_id = await client.ask("How is Oslo?", agent="reporter")
+            run_id = await client.ask("How is Oslo?", agent="pydantic reporter")
             terminal = await client.completed(run_id)
             chain = expect(client.events()).started().thinking("reporter is thinking")
             chain.thinking("Oslo, then stocks.")
@@ -78,7 +78,7 @@ class TestWhatAClientGets:
     async def test_a_stop_reaches_a_tool(self, system: System) -> None:
         system.serve(WORKER)
         async with Client(system.base, "pa-stop") as client:
-            run_id = await client.ask("Wait", agent="waiting")
+            run_id = await client.ask("Wait", agent="pydantic waiting")
             await client.first("tool_executing", call_id="call_wait")
             await client.send("stop_agent", {"run_id": run_id}, ref="s1")
             payload = payload_of(await client.completed(run_id))
@@ -89,9 +89,9 @@ class TestWhatAClientGets:
     async def test_the_user_approves_a_call(self, system: System) -> None:
         system.serve(WORKER)
         async with Client(system.base, "pa-approval") as client:
-            run_id = await client.ask("Clean up", agent="careful")
+            run_id = await client.ask("Clean up", agent="pydantic careful")
             asked = payload_of(await client.first("input_required"))
-            assert asked["prompt"] == 'May careful call delete with {"name":"a.txt"}?'
+            assert asked["prompt"] == 'May pydantic careful call delete with {"name":"a.txt"}?'
             assert asked["schema"] == {"type": "boolean"}
             answer = {"run_id": run_id, "request_id": asked["request_id"], "content": True}
             await client.send("user_input", answer, ref="a1")

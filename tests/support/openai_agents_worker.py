@@ -82,29 +82,29 @@ def triage() -> Agent[Any]:
     return Agent(name="triage", model=model, handoffs=[specialist])
 
 
-@worker.agent("reporter")
+@worker.agent("openai reporter")
 async def report(run: Run) -> Any:
     return await stream_run(reporter(), run)
 
 
-@worker.agent("triage")
+@worker.agent("openai triage")
 async def hand_over(run: Run) -> Any:
     return await stream_run(triage(), run)
 
 
-@worker.agent("guarded")
+@worker.agent("openai guarded")
 async def guarded(run: Run) -> Any:
     model = scripted([assistant_message("Sure.")])
     return await stream_run(Agent(name="guarded", model=model, input_guardrails=[no_homework]), run)
 
 
-@worker.agent("waiting")
+@worker.agent("openai waiting")
 async def waiting(run: Run) -> Any:
     model = scripted([function_call("wait_for_ever", {}, call_id="call_wait")])
     return await stream_run(Agent(name="waiting", model=model, tools=[wait_for_ever]), run)
 
 
-@worker.agent("careful")
+@worker.agent("openai careful")
 async def careful(run: Run) -> Any:
     model = scripted(
         [function_call("delete", {"name": "a.txt"}, call_id="call_delete")],

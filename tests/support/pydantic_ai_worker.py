@@ -59,12 +59,12 @@ def reporter() -> Agent[None, str]:
     return agent
 
 
-@worker.agent("reporter")
+@worker.agent("pydantic reporter")
 async def report(run: Run) -> Any:
     return await stream_run(reporter(), run)
 
 
-@worker.agent("waiting")
+@worker.agent("pydantic waiting")
 async def waiting(run: Run) -> Any:
     agent = Agent(scripted([call(0, "wait_for_ever", "{}", "call_wait")]))
 
@@ -76,7 +76,7 @@ async def waiting(run: Run) -> Any:
     return await stream_run(agent, run)
 
 
-@worker.agent("careful")
+@worker.agent("pydantic careful")
 async def careful(run: Run) -> Any:
     agent = Agent(scripted([call(0, "delete", '{"name":"a.txt"}', "call_delete")], ["Done."]))
 
