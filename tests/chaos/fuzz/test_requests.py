@@ -21,7 +21,7 @@ INSIDE = (b"root:x:", b"import ", b"from __future__")
 async def request(bench: Bench, asked: Request, user: str, bearer: str) -> None:
     told = f"{asked!r:.1500}: "
     if asked.raw:
-        # Patience is for what may stay without an answer; what has one comes late on a slow machine.
+        # Patience is for what may stay without an answer: what has one may be late.
         end = End.UPGRADED if asked.statuses else End.PATIENT
         got = await exchange(bench.port, asked.raw, end=end)
     else:
