@@ -300,30 +300,31 @@ class Node:
             await asyncio.sleep(1 / TURNS_PER_SECOND)
             turn += 1
             self._count_latencies()
-            for socket in list(self.sockets.turn(turn)):
-                socket.beat()
+            self._beat(turn)  # a loop's variable, here, would keep its last connection for ever
             if turn % TURNS_PER_SECOND:
                 continue
-            now = time.time()
-            for socket in [each for each in self.sockets if each.due_at <= now]:
-                self._check_expiry(socket, now)
+            self._check_expiries(time.time())
             self.on_tick()
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refreshed = time.monotonic()
                 with suppress(BrokerUnavailable):
                     await self.take_up.keep(self.sockets)
 
-    def _check_expiry(self, socket: Connection, now: float) -> None:
-        expires_at = socket.identity.expires_at
-        end = expires_at + EXPIRY_GRACE_SECONDS
-        if now >= end:
-            socket.due_at = math.inf
-            socket.close(close_codes.UNAUTHORIZED)
-            return
-        socket.due_at = end
-        told = timestamp(int(expires_at * 1000))
-        socket.send(control("token_expiring", {"expires_at": told}))
-        socket.flush()
+    def _beat(self, turn: int) -> None:
+        for socket in list(self.sockets.turn(turn)):
+            socket.beat()
+
+    def _check_expiries(self, now: float) -> None:
+        for socket in [each for each in self.sockets if each.due_at <= now]:
+            expires_at = socket.identity.expires_at
+            end = expires_at + EXPIRY_GRACE_SECONDS
+            if now < end:
+                socket.due_at, told = end, timestamp(int(expires_at * 1000))
+                socket.send(control("token_expiring", {"expires_at": told}))
+                socket.flush()
+            else:
+                socket.due_at = math.inf
+                socket.close(close_codes.UNAUTHORIZED)
 
     async def _report_for_ever(self) -> None:
         while True:

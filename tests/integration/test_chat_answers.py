@@ -46,7 +46,7 @@ def chat(fleet: Fleet, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         env=environment(fleet),
         cwd=Path(__file__).parents[2],
-        timeout=30,
+        timeout=100,
         check=False,
     )
 

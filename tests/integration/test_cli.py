@@ -36,7 +36,7 @@ def runcast(*arguments: str, stdin: str = "", **settings: str) -> subprocess.Com
         text=True,
         cwd=ROOT,
         env={**clean, "COLUMNS": "200", **settings},
-        timeout=30,
+        timeout=100,
         check=False,
     )
 

@@ -99,6 +99,24 @@ async def test_a_peer_that_answers_pings_is_kept(
         await client.reply("still here")
 
 
+async def test_what_goes_by_the_clock_keeps_no_connection_that_is_gone(
+    beating: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one that was sent a heartbeat, or told that its token expires, was kept for good."""
+    pinged = asyncio.Event()
+    beat = WebSocket.beat
+
+    def noted(socket: WebSocket) -> None:
+        pinged.set()
+        beat(socket)
+
+    monkeypatch.setattr(WebSocket, "beat", noted)
+    async with Client(f"http://127.0.0.1:{beating.port}", token=token(ttl_seconds=30)) as client:
+        await client.first("token_expiring")
+        await pinged.wait()
+    await eventually(lambda: nothing_left(beating))
+
+
 async def test_an_expired_token_closes_4401_after_its_grace(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ def system(redis_server: Redis) -> Iterator[System]:
     with running_fleet(
         redis_server,
         RUNCAST_PREFIX="mission",
-        RUNCAST_LEASE_SECONDS="3",
+        RUNCAST_LEASE_SECONDS="10",
         RUNCAST_STOP_DEADLINE_SECONDS="2",
         RUNCAST_DRAIN_SECONDS="1",
     ) as fleet:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(300)
 
 async def test_g5_the_runs_of_a_killed_worker_are_abandoned(redis_server: Redis) -> None:
     with running_fleet(
-        redis_server, RUNCAST_PREFIX="g5-killed", RUNCAST_LEASE_SECONDS="2"
+        redis_server, RUNCAST_PREFIX="g5-killed", RUNCAST_LEASE_SECONDS="5"
     ) as fleet:
         worker = fleet.worker()
         async with Client(fleet.gateway(), "alice") as client:
@@ -37,7 +37,7 @@ async def test_g5_the_runs_of_a_killed_worker_are_abandoned(redis_server: Redis)
 
 async def test_g5_a_paused_worker_is_fenced_when_it_goes_on(redis_server: Redis) -> None:
     with running_fleet(
-        redis_server, RUNCAST_PREFIX="g5-paused", RUNCAST_LEASE_SECONDS="2"
+        redis_server, RUNCAST_PREFIX="g5-paused", RUNCAST_LEASE_SECONDS="5"
     ) as fleet:
         worker = fleet.worker()
         async with Client(fleet.gateway(), "alice") as client:
@@ -55,7 +55,7 @@ async def test_g5_a_paused_worker_is_fenced_when_it_goes_on(redis_server: Redis)
 
 async def test_g5_a_run_that_no_worker_takes_is_abandoned(redis_server: Redis) -> None:
     with running_fleet(
-        redis_server, RUNCAST_PREFIX="g5-queue", RUNCAST_QUEUE_TIMEOUT_SECONDS="2"
+        redis_server, RUNCAST_PREFIX="g5-queue", RUNCAST_QUEUE_TIMEOUT_SECONDS="6"
     ) as fleet:
         worker = fleet.worker()
         async with Client(fleet.gateway(), "alice") as client:
@@ -84,7 +84,7 @@ async def test_g5_a_stop_works_with_the_worker_dead(redis_server: Redis) -> None
 
 async def test_g5_a_worker_told_to_end_ends_its_runs(redis_server: Redis) -> None:
     """SIGTERM: no new runs, what does not finish in time is cancelled, the worker exits with 0."""
-    with running_fleet(redis_server, RUNCAST_PREFIX="g5-drain", RUNCAST_DRAIN_SECONDS="1") as fleet:
+    with running_fleet(redis_server, RUNCAST_PREFIX="g5-drain", RUNCAST_DRAIN_SECONDS="6") as fleet:
         worker = fleet.worker()
         async with Client(fleet.gateway(), "alice") as client:
             waits = await client.ask("hello", agent="waits", thread_id="a")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.clients import PATIENCE_SECONDS
 from tests.support.history import Epoch, Frame, Place, Reader
 
 DRIVER = Path(__file__).parent / "support" / "drive.js"
@@ -55,7 +56,9 @@ class NodeClient:
             Reader(f"{self.mode} as told", self.place, told, thread, connected=True),
         ]
 
-    async def until(self, condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
+    async def until(
+        self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS
+    ) -> None:
         """Wait until it is so."""
         async with asyncio.timeout(seconds), self._changed:
             try:

@@ -34,8 +34,8 @@ def bench(redis_server: Redis) -> Iterator[Bench]:
         running_fleet(
             redis_server,
             RUNCAST_PREFIX=PREFIX,
-            RUNCAST_LEASE_SECONDS="2",
-            RUNCAST_QUEUE_TIMEOUT_SECONDS="3",
+            RUNCAST_LEASE_SECONDS="5",
+            RUNCAST_QUEUE_TIMEOUT_SECONDS="8",
         ) as fleet,
         running_bench(fleet) as bench,
     ):
@@ -104,7 +104,7 @@ class Neighbour:
             ("d6", "detach", {"run_id": "r1"}),
             ("i7", "user_input", {"run_id": "r3", "request_id": "q", "content": 1}),
         ):
-            if client.close_code is None:
+            with suppress(aiohttp.ClientConnectionResetError):  # it was closed before it was read
                 await client.send(kind, payload, ref=ref)
                 sent.append(ref)
         await client.until(
@@ -119,7 +119,7 @@ class Neighbour:
 
 async def check_service(bench: Bench) -> None:
     """A user who has nothing to do with it gets a whole run."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     async with Client(bench.base, f"other-{uuid.uuid4().hex[:8]}") as client:
         for attempt in count():  # workers announce their agents again every five seconds
             await client.send(

@@ -21,7 +21,9 @@ INSIDE = (b"root:x:", b"import ", b"from __future__")
 async def request(bench: Bench, asked: Request, user: str, bearer: str) -> None:
     told = f"{asked!r:.1500}: "
     if asked.raw:
-        got = await exchange(bench.port, asked.raw, end=End.PATIENT)
+        # Patience is for what may stay without an answer: what has one may be late.
+        end = End.UPGRADED if asked.statuses else End.PATIENT
+        got = await exchange(bench.port, asked.raw, end=end)
     else:
         headers = (*asked.headers, f"Authorization: Bearer {bearer}")
         data = handshake(bench.port, asked.target.replace(USER, user), headers)
