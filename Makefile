@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types unit integration integrations critical chaos web conformance browser bench audit clean
+.PHONY: help run test check lint format types unit integration integrations critical chaos web conformance browser bench docs audit clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -71,12 +71,16 @@ browser: $(VENV)/.browser ## The chat page in a real headless Chromium
 bench: $(VENV)/.bench ## Measure this machine against a floor and peers; about ten minutes (ARGS="--quick", ARGS="delivery idle")
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+docs: $(VENV)/.docs ## The documentation as a site, in site/, every link followed (ARGS=serve: look at it)
+	$(PYTEST) tests/site
+	$(BIN)/mkdocs $(or $(ARGS),build --strict)
+
 audit: $(VENV)/.audit ## Look the pinned versions up in PyPI's advisories; needs pypi.org itself, not a mirror
 	@$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS) || { \
 	  echo "A version that could not be looked up counts as a failure: nothing unknown passes." >&2; exit 1; }
 
 clean: ## Remove what make made
-	rm -rf $(VENV) $(WEB)/node_modules $(WEB)/.installed $(CONFORMANCE)/node_modules $(CONFORMANCE)/.installed build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(WEB)/node_modules $(WEB)/.installed $(CONFORMANCE)/node_modules $(CONFORMANCE)/.installed build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
 
 # A stamp per set of packages: installed again only when what is asked for has changed.
@@ -97,8 +101,11 @@ $(VENV)/.integrations: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[bench]' && touch $@ $(VENV)/.test $(VENV)/.run
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test,docs]' && touch $@ $(VENV)/.test $(VENV)/.run
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.integrations $(VENV)/.test $(VENV)/.run
+	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.docs $(VENV)/.integrations $(VENV)/.test $(VENV)/.run
 
 $(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[audit]' && touch $@

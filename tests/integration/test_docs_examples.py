@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import generate
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,23 @@ PAGES = (
     "docs/how-to/publish-from-any-language.md",
     "docs/how-to/receive-webhooks.md",
 )
+ELSEWHERE = {"docs/how-to/bring-your-framework.md": "tests/integrations/test_docs_page.py"}
+"""Pages with ``console`` blocks that another test runs, because of what has to be installed."""
+
+NOT_RUN = {
+    ("compose/README.md", "compose/fleet.sh"):
+        "runs until Ctrl-C; tests/integration/test_redis_rights.py runs it",
+    ("docs/how-to/measure-your-installation.md", "runcast bench"):
+        "measures for minutes on an idle machine; tests/integration/test_bench_command.py runs it",
+    ("docs/how-to/redis-topologies.md", "runcast check"):
+        "asks the reader's Redis; tests/integration/test_topologies.py runs it on each topology",
+    ("docs/how-to/serve-tls.md", "runcast gateway --host 0.0.0.0 --port 8443"):
+        "needs the reader's certificate; tests/integration/tls/test_tls.py serves with its own",
+    ("docs/how-to/serve-tls.md", "runcast check"):
+        "needs the reader's certificate; tests/integration/tls/test_tls.py checks its own",
+}  # fmt: skip
+"""(page, command) of a terminal that is shown and not run → why, and what holds it instead."""
+
 COMMAND_SECONDS = 120.0
 SHOWN_SECONDS = 120.0
 END_SECONDS = 60.0
@@ -318,6 +336,33 @@ class Reader:
         wanted = "\n".join(expected)
         text = f"line {block.at}: {what}\nthe page shows:\n{wanted}\nit was:\n{got}"
         self.answers.append((text, as_shown))
+
+
+def shell_blocks() -> Iterator[tuple[str, Block]]:
+    """(page, block) of each that shows a command typed into a terminal."""
+    for path in generate.pages():
+        for block in blocks(path):
+            if any(line.startswith("$ ") for line in block.lines):
+                yield str(path.relative_to(ROOT)), block
+
+
+def test_every_command_of_the_pages_is_run_or_has_a_reason() -> None:
+    run = {*PAGES, *ELSEWHERE}
+    shown = set()
+    for page, block in shell_blocks():
+        if block.info[:1] == ["console"]:
+            assert page in run, f"{page}, line {block.at}: no test runs this page"
+        else:
+            shown |= {(page, each.text) for each in commands(block)}
+    assert shown == NOT_RUN.keys()
+
+
+def test_what_is_said_to_run_a_page_instead_exists() -> None:
+    for page, file in ELSEWHERE.items():
+        assert page in (ROOT / file).read_text(encoding="utf-8")
+    for reason in NOT_RUN.values():
+        (file,) = re.findall(r"tests/[\w/]+\.py", reason)
+        assert (ROOT / file).is_file(), reason
 
 
 @pytest.mark.parametrize("page", PAGES)
