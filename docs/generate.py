@@ -12,7 +12,8 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,12 +31,11 @@ from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from broker.limits import LIMITS  # noqa: E402
 from compose.redis import rights  # noqa: E402
-from docs import generate_schemas, generate_types  # noqa: E402
+from docs import generate_scaling, generate_schemas, generate_types  # noqa: E402
+from docs.tables import NOTHING, table  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
 from tests.benchmarks import targets  # noqa: E402
-
-NOTHING: Final = "\N{EN DASH}"
 
 _SECTION: Final = re.compile(
     r"(?P<open><!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<close><!-- end -->)", re.DOTALL
@@ -45,16 +45,6 @@ _JSON_NAMES: Final = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "list",
     object: "any JSON",
 }  # fmt: skip
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; ``|`` in a cell is escaped."""
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace(chr(124), chr(92) + chr(124)) for cell in row)} |"
-        for row in lines
-    )
 
 
 def payloads() -> str:
@@ -260,6 +250,10 @@ def performance() -> str:
     )
 
 
+def _scaling(section: generate_scaling.Section) -> str:
+    return section(json.loads(BENCHMARK.read_text(encoding="utf-8"))["scenarios"])
+
+
 SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "payloads": payloads,
     "lifecycle": lifecycle,
@@ -274,6 +268,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "redis-rights": redis_rights,
     "redis-cluster-rights": redis_cluster_rights,
     "performance": performance,
+    **{name: partial(_scaling, section) for name, section in generate_scaling.SECTIONS.items()},
 }
 """The name in a page's marker → what stands there."""
 

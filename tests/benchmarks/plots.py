@@ -1,5 +1,9 @@
-"""The pictures of docs/topics/performance.md: legible on a light and on a dark page."""
+"""The pictures of docs/topics/performance.md and scaling.md: legible on a light and on a dark page.
 
+``python -m tests.benchmarks.plots`` draws them from the published results.
+"""
+
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +15,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from docs import capacity, generate, generate_scaling
 from tests.benchmarks.targets import (
     BARE,
     FLOOR,
@@ -110,10 +115,61 @@ def peers(axes: Axes, scenarios: Scenarios) -> None:
     above(axes)
 
 
+def model(axes: Axes, scenarios: Scenarios) -> None:
+    """The capacity model as lines, what was measured as points."""
+    shown = (("gateway, a delivery", COLOURS[OURS]), ("Redis, an event", REDIS_COLOUR))
+    for what, colour in shown:
+        rows = [
+            (int(each.size.split()[0].replace(",", "")), each)
+            for each in capacity.compared(scenarios)
+            if each.what == what and each.size.endswith("connections")
+        ]
+        sizes = [size for size, _ in rows]
+        axes.plot(sizes, [each.modelled for _, each in rows], color=colour, label=f"{what}: model")
+        axes.plot(
+            sizes, [each.measured for _, each in rows], "o", color=colour, label="measured"
+        )  # fmt: skip
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("connections of one gateway process")
+    axes.set_ylabel("µs of CPU")
+    axes.grid(visible=True)
+    above(axes)
+
+
+def growing(axes: Axes, scenarios: Scenarios) -> None:
+    """What the model asks for, to ten million users."""
+    users = [round(10 ** (power / 10)) for power in range(30, 71)]
+
+    def curve(partitions: int, part: Callable[[capacity.Plan], int]) -> list[float]:
+        points = []
+        for each in users:
+            try:
+                points.append(float(part(generate_scaling.growing(scenarios, each, partitions))))
+            except capacity.TooFewPartitions:
+                points.append(float("nan"))
+        return points
+
+    few, *_, many = generate_scaling.PARTITIONS
+    axes.plot(users, curve(many, lambda found: found.gateways), color=COLOURS[OURS],
+              label="gateway processes")  # fmt: skip
+    for partitions, line in ((many, "-"), (few, "--")):
+        axes.plot(users, curve(partitions, lambda found: found.shards), line, color=REDIS_COLOUR,
+                  label=f"Redis shards, {partitions:,} partitions")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("connected users")
+    axes.set_ylabel("how many")
+    axes.grid(visible=True)
+    above(axes)
+
+
 PICTURES: Final[Mapping[str, Callable[[Axes, Scenarios], None]]] = {
     "latency": latency,
     "connections": connections,
     "peers": peers,
+    "model": model,
+    "growing": growing,
 }
 
 
@@ -126,3 +182,9 @@ def draw(found: Mapping[str, Any], folder: Path) -> None:
             picture(axes, found["scenarios"])
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
             plt.close(figure)
+
+
+if __name__ == "__main__":
+    draw(
+        json.loads(generate.BENCHMARK.read_text("utf-8")), generate.DOCS / "topics" / "performance"
+    )

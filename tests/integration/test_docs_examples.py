@@ -44,6 +44,7 @@ PAGES = (
     "docs/how-to/use-any-client.md",
     "docs/how-to/publish-from-any-language.md",
     "docs/how-to/receive-webhooks.md",
+    "docs/topics/scaling.md",
 )
 ELSEWHERE = {"docs/how-to/bring-your-framework.md": "tests/integrations/test_docs_page.py"}
 """Pages with ``console`` blocks that another test runs, because of what has to be installed."""
