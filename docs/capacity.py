@@ -19,6 +19,9 @@ Scenarios = Mapping[str, Mapping[str, Any]]
 OURS: Final = "Runcast"
 FRAME_BYTES: Final = 4
 """The header of a WebSocket frame of 126 to 65,535 bytes from a server (RFC 6455, 5.2)."""
+MEMORY_SEEN: Final[Mapping[int, int]] = {1000: 89411584, 5000: 106000384, 12000: 134500352}
+"""Connections → bytes of a gateway, by ``runcast bench --only memory`` of 26 November 2026 on
+another machine than the published benchmark's: a measurement that no constant comes from."""
 MOST_SHARDS: Final = 1000
 """The size that the Redis Cluster specification is made for."""
 
@@ -191,6 +194,7 @@ class Compared:
     size: str
     measured: float
     modelled: float
+    unit: str = "µs"
 
     @property
     def off(self) -> float:
@@ -199,11 +203,11 @@ class Compared:
 
 
 def compared(scenarios: Scenarios) -> list[Compared]:
-    """The model beside what the benchmark found at several sizes, in microseconds of CPU.
+    """The model beside what was found at several sizes, CPU in microseconds, memory in MB.
 
     The cost of a delivery and of a publish come from the scenario `delivery`, which is apart from
     these; what a connection costs while nothing happens, from the largest size of `growth`, for
-    Redis from the largest and the smallest.
+    Redis from the largest and the smallest. Memory is compared with ``MEMORY_SEEN``.
     """
     costs = Costs.of(scenarios)
     growth = scenarios["growth"][OURS]
@@ -224,6 +228,17 @@ def compared(scenarios: Scenarios) -> list[Compared]:
                 _row("gateway, a delivery", with_users, row["delivering_us"], costs.delivery_us),
                 _row("Redis, an event", with_users, row["redis_us"], costs.publish_us),
             ]
+    for connections, seen in MEMORY_SEEN.items():
+        modelled = costs.process_bytes + connections * costs.connection_bytes
+        found.append(
+            Compared(
+                what="memory of a gateway",
+                size=f"{connections:,} connections",
+                measured=seen / 2**20,
+                modelled=modelled / 2**20,
+                unit="MB",
+            )
+        )
     return sorted(found, key=lambda each: each.what.lower())
 
 

@@ -78,11 +78,12 @@ def sizes(scenarios: Scenarios) -> str:
 def validation(scenarios: Scenarios) -> str:
     """The model beside measurements."""
     rows = (
-        (each.what, each.size, f"{each.measured:.1f} µs", f"{each.modelled:.1f} µs",
+        (each.what, each.size, f"{each.measured:.1f} {each.unit}",
+         f"{each.modelled:.1f} {each.unit}",
          f"{each.off:+.0%}".replace("-", "\N{MINUS SIGN}"))
         for each in compared(scenarios)
     )  # fmt: skip
-    return table(("CPU of", "with", "measured", "model", "the model is off by"), rows)
+    return table(("what", "with", "measured", "model", "the model is off by"), rows)
 
 
 def shards(_: Scenarios) -> str:

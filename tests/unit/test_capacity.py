@@ -122,14 +122,16 @@ def test_constants_are_figures_of_the_published_benchmark(
 
 
 def test_the_model_is_near_what_was_measured_at_each_size() -> None:
-    """It may ask for up to a third too much, and for a tenth too little."""
+    """It may ask for up to a third too much; of CPU for a tenth, of memory a third too little."""
     rows = capacity.compared(SCENARIOS)
+    lowest = {"µs": -0.10, "MB": -0.34}
     of_gateways = {each.size for each in rows if each.what == "gateway, a delivery"}
     assert len(of_gateways) >= 5  # three sizes by connections, two by users
+    assert len([each for each in rows if each.unit == "MB"]) == 3
     wrong = [
-        f"{each.what} with {each.size}: measured {each.measured:.1f} µs, "
+        f"{each.what} with {each.size}: measured {each.measured:.1f} {each.unit}, "
         f"the model says {each.modelled:.1f}, off by {each.off:+.0%}"
         for each in rows
-        if not -0.10 <= each.off <= 0.34
+        if not lowest[each.unit] <= each.off <= 0.34
     ]
     assert not wrong, "\n".join(wrong)
