@@ -51,9 +51,12 @@ def links(page: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def published(path: str) -> str:
-    """Where a file of the repository is in the site's sources."""
+    """Where a file of the repository is in the site's sources.
+
+    A README from outside is no index: the theme would make it that of the group that lists it.
+    """
     inside = path.removeprefix("docs/")
-    return inside if inside != path else f"{OUTSIDE}/{path}"
+    return inside if inside != path else f"{OUTSIDE}/{path.replace('README', 'read-me')}"
 
 
 def relinked(page: str, text: str) -> str:

@@ -43,7 +43,7 @@ def test_decisions_are_a_section_with_its_own_index() -> None:
 
 def test_links_out_of_the_folder_lead_to_where_the_site_has_the_file() -> None:
     changed = site_pages.relinked("docs/how-to/a.md", "[x](../../compose/README.md#y) [z](b.md)")
-    assert changed == "[x](../repository/compose/README.md#y) [z](b.md)"
+    assert changed == "[x](../repository/compose/read-me.md#y) [z](b.md)"
     changed = site_pages.relinked("compose/README.md", "[x](../docs/topics/design.md)")
     assert changed == "[x](../../topics/design.md)"
 
