@@ -1,4 +1,4 @@
-"""The JSON body of a request, of which no field is ignored."""
+"""The JSON body of a request."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from gateway.handshake import BadRequest
 
 async def read_object(request: web.Request, *valid: str) -> dict[str, Any]:
     """The body's fields; an empty body has none. :class:`BadRequest` for anything else."""
+    fields = await read_any(request)
+    unknown = fields.keys() - set(valid)
+    if unknown:
+        raise BadRequest("unknown_field", f"{', '.join(sorted(unknown))}: valid are {_list(valid)}")
+    return fields
+
+
+async def read_any(request: web.Request) -> dict[str, Any]:
+    """The same, of whatever names."""
     try:
         raw = await request.read()
     except web.HTTPRequestEntityTooLarge:
@@ -22,9 +31,6 @@ async def read_object(request: web.Request, *valid: str) -> dict[str, Any]:
         fields = None
     if not isinstance(fields, dict):
         raise BadRequest("bad_body", "the body is a JSON object, or empty")
-    unknown = fields.keys() - set(valid)
-    if unknown:
-        raise BadRequest("unknown_field", f"{', '.join(sorted(unknown))}: valid are {_list(valid)}")
     return fields
 
 

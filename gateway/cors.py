@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.ai_sdk_api import PREFIX as AI_SDK
 from gateway.handshake import STREAM_PATH
 from gateway.http_api import PROXIES, client_of, problem
 from gateway.origins import Origins
@@ -20,7 +21,7 @@ ORIGINS: Final = web.AppKey("origins", Origins)
 
 SHARED: Final = (
     "/ws/ticket", STREAM_PATH, f"{PREFIX}/messages", f"{PREFIX}/runs/", f"{PREFIX}/history",
-    f"{PREFIX}/threads",
+    f"{PREFIX}/threads", f"{AI_SDK}/",
 )  # fmt: skip
 """What the paths begin with that a page of an allowed origin may call."""
 

@@ -50,7 +50,7 @@ async def message(request: web.Request) -> web.StreamResponse:
     asked = {name: fields[name] for name in _PLACE if fields.get(name) is not None}
     if not all(isinstance(value, str) for value in asked.values()):
         raise BadRequest("bad_body", f"{', '.join(_PLACE)} are strings")
-    opening = _opening(request, asked, identity)
+    opening = opening_of(request, asked, identity)
     command = session.message(fields.get("id"), fields)
     as_events = run_stream.is_wanted(request.headers)
     if as_events:
@@ -102,7 +102,7 @@ async def events(request: web.Request) -> web.Response:
     identity = await user_of(node, request)
     asked = dict(request.query)
     most = _limit(asked.pop("limit", None))
-    opening = _opening(request, asked, identity)
+    opening = opening_of(request, asked, identity)
     if opening.bad_cursor:
         raise BadRequest("invalid_after", "after is an event's id")
     channel = await _channel(node, identity, opening)
@@ -139,14 +139,14 @@ async def thread(request: web.Request) -> web.Response:
     node = request.app[NODE]
     identity = await user_of(node, request)
     asked = {**request.query, "thread_id": request.match_info["id"]}
-    opening = _opening(request, asked, identity)
+    opening = opening_of(request, asked, identity)
     if opening.scope not in (Scope.USER, Scope.THREAD):
         raise BadRequest("parameter_not_allowed", "threads are of mode main or factory")
     channel = await _channel(node, identity, opening)
     return json_response(await history.thread(node.broker, channel, opening.thread_id or ""))
 
 
-def _opening(request: web.Request, asked: Mapping[str, str], identity: Identity) -> Opening:
+def opening_of(request: web.Request, asked: Mapping[str, str], identity: Identity) -> Opening:
     """Which channel is meant, as for a connection."""
     if len(request.query) != len(set(request.query)):
         raise BadRequest("repeated_parameter", "a parameter is given more than once")
