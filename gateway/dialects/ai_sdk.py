@@ -46,11 +46,6 @@ class AiSdk(Dialect):
         """A position is a cursor and, behind a slash, what the client has of the text."""
         return cursor.parse(text.partition("/")[0])
 
-    @property
-    def waits_until_ms(self) -> int:
-        """As long as one of the open questions can be answered."""
-        return max(self._questions.values(), default=0)
-
     def event(self, frame: Frame) -> Iterable[Said]:
         """An event of the run or a sub-agent's, or a delta."""
         if not frame.cursor:
@@ -89,7 +84,9 @@ class AiSdk(Dialect):
 
     def _told(self, event: Event) -> Iterator[Chunk]:
         tell = TELL.get(event["type"])
-        return iter(()) if tell is None else tell(self, event)
+        if tell is not None:
+            yield from tell(self, event)
+        self.waits_until_ms = max(self._questions.values(), default=0)
 
     def _fail(self, code: str, text: str, told: Event) -> Iterator[Chunk]:
         self.ended = True

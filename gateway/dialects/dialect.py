@@ -45,14 +45,12 @@ class Dialect(ABC):
     ``closing`` or a ``resync``, it must not take the silence after it for the run's end.
 
     ``ended``: the last was said, so that the response ends although the run may go on.
+    ``waits_until_ms``: until then (since 1970) the run waits for its user; a reader that has
+    everything is let go with :meth:`leave`.
     """
 
     ended: bool = False
-
-    @property
-    def waits_until_ms(self) -> int:
-        """Until when (since 1970) the run waits for its user: he is let go with :meth:`leave`."""
-        return 0
+    waits_until_ms: int = 0
 
     def leave(self) -> Iterable[Said]:
         """The last that a reader is told whose run goes on without him."""

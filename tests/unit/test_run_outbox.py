@@ -89,14 +89,8 @@ def test_what_is_no_event_is_nobodys() -> None:
 class Asks(Native):
     """Waits for its user from its first event on, until 5 s after 1970; a control frame ends it."""
 
-    asked = False
-
-    @property
-    def waits_until_ms(self) -> int:
-        return 5000 if self.asked else 0
-
     def event(self, frame: Frame) -> Iterable[Said]:
-        self.asked = frame.fields["asks"]
+        self.waits_until_ms = 5000 if frame.fields["asks"] else 0
         return super().event(frame)
 
     def control(self, frame: Frame) -> Iterable[Said]:
