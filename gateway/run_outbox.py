@@ -64,9 +64,10 @@ class RunOutbox(Outbox):
 
     def let_go(self, now_ms: int) -> None:
         """Its reader has everything; he is not kept while the run waits for him."""
-        if not self.ended and self._dialect.waits_until_ms > now_ms:
-            self._tell(self._dialect.leave())
-            self.ended = True
+        dialect = self._dialect
+        if not (self.ended or dialect.ended) and dialect.waits_until_ms > now_ms:
+            dialect.ended = True
+            self._tell(dialect.leave())
 
     def _tell(self, what: Iterable[Said]) -> None:
         for said, position in what:

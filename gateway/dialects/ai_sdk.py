@@ -79,7 +79,6 @@ class AiSdk(Dialect):
 
     def leave(self) -> Iterable[Said]:
         """The message stops at a question, and goes on with what answers it."""
-        self.ended = True
         return _said(self._message.finish("tool-calls", self._place()))
 
     def _told(self, event: Event) -> Iterator[Chunk]:
