@@ -15,7 +15,7 @@ from typing import Any, Final
 from docs import schema_asyncapi, schema_frames
 from docs.openapi_answers import SCHEMAS
 from docs.openapi_operations import CONNECTIONS, OPERATIONS, WEBSOCKET, Operation
-from gateway import admin, http_api, user_api
+from gateway import admin, ai_sdk_api, http_api, user_api
 from gateway.app import FILES, event_stream, page, static, websocket
 from gateway.connection import PROTOCOL
 from gateway.handshake import ROUTES, STREAM_PATH
@@ -24,6 +24,7 @@ COMPONENTS: Final = "#/components/schemas/"
 
 _TITLES: Final = {
     101: "Switching protocols: WebSocket frames follow", 200: "OK", 201: "Made", 202: "Accepted",
+    204: "There is none",
     400: "Bad request", 401: "No valid token", 403: "Not allowed", 404: "Not found",
     413: "Too large", 426: "Not a WebSocket handshake", 429: "Too many",
     500: "A defect; it was logged", 503: "Not now",
@@ -87,7 +88,7 @@ def routes() -> list[tuple[str, str, Any]]:
     ]
     made += [
         (method, _PATTERN.sub(r"{\1}", path), handler)
-        for method, path, handler in (*user_api.ROUTES, *admin.ROUTES)
+        for method, path, handler in (*user_api.ROUTES, *ai_sdk_api.ROUTES, *admin.ROUTES)
     ]
     return made
 

@@ -52,6 +52,10 @@ class Chat:
         await self.do(action, **given)
         await self.until(lambda: self.times(action) > before)
 
+    async def shows(self, text: str, *, status: str = "streaming") -> None:
+        """Until that is all of its text."""
+        await self.until(lambda: (self.text, self.status) == (text, status))
+
     async def finishes(self, times: int) -> None:
         """Until its responses have been over that often."""
         await self.until(lambda: len(self.finished) >= times)

@@ -1,8 +1,11 @@
 """The official client of the Vercel AI SDK (npm ``ai``), over both of its transports."""
 
 import asyncio
+import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,6 +20,7 @@ from tests.conformance.ai_sdk_client import Chat, Client, running_client
 from tests.support.fault_proxy import FaultProxy
 from tests.support.servers import Redis, running_fleet, token
 
+ROOT = Path(__file__).parents[2]
 KINDS = ("sse", "ws")
 BOTH = pytest.mark.parametrize("kind", KINDS)
 SAID = "Grüße 👋🏽 from the 東京 office, “quoted”, \u2028 and a tab\t."
@@ -172,9 +176,9 @@ async def test_it_is_stopped(
     chat = await client.open(base, kind, agent="waits")
     other = await client.open(base, "sse", agent="waits")
     await chat.send("go")
-    await chat.until(lambda: chat.text == SAID)
+    await chat.shows(SAID)
     await other.do("resume")
-    await other.until(lambda: other.text == SAID)
+    await other.shows(SAID)
     await chat.ends("stop")
     assert chat.status == "ready"
     (run,) = agents.begun
@@ -196,7 +200,7 @@ async def test_an_abort_may_mean_to_leave(
 ) -> None:
     chat = await client.open(base, "ws", agent="waits", params={"abort": "detach"})
     await chat.send("go")
-    await chat.until(lambda: chat.text == SAID)
+    await chat.shows(SAID)
     await chat.ends("stop")
     await chat.do("resume")
     await chat.until(lambda: chat.status == "streaming")
@@ -210,7 +214,7 @@ async def test_a_resumed_chat_is_stopped(base: str, agents: Agents, client: Clie
     """But one that is resumed twice at once, as React does in development, is not."""
     first = await client.open(base, "ws", agent="waits")
     await first.send("go")
-    await first.until(lambda: first.text == SAID)
+    await first.shows(SAID)
     again = await client.open(base, "ws", agent="waits")
     await again.do("resume")
     await again.do("stop")
@@ -271,13 +275,13 @@ async def test_whoever_joins_in_mid_text_has_all_of_it(
 ) -> None:
     first = await client.open(base, kind, agent="waits")
     await first.send("go")
-    await first.until(lambda: first.text == SAID)
+    await first.shows(SAID)
     late = await client.open(base, kind, agent="waits")
     await late.do("resume")
-    await late.until(lambda: late.text == SAID)
+    await late.shows(SAID)
     agents.go_on.set()
     for chat in (first, late):
-        await chat.until(lambda chat=chat: chat.status == "ready" and chat.text == SAID * 2)
+        await chat.shows(SAID * 2, status="ready")
         assert [part["text"] for part in chat.parts("reasoning")] == ["one", "two"]
     assert late.reply["id"] == first.reply["id"]
 
@@ -289,7 +293,7 @@ async def test_cut_off_it_goes_on_where_it_was(
     with FaultProxy(("127.0.0.1", gateway.port), resp=False) as proxy:
         chat = await client.open(proxy.base, kind, agent="waits")
         await chat.send("go")
-        await chat.until(lambda: chat.text == SAID)
+        await chat.shows(SAID)
         assert proxy.cut() > 0
         await chat.finishes(1)
         # Over SSE this client does not see a cut; that nothing finished is how a page knows.
@@ -336,7 +340,7 @@ async def test_what_is_somebody_elses_is_not_there(
 ) -> None:
     chat = await client.open(base, kind, agent="waits")
     await chat.send("go")
-    await chat.until(lambda: chat.text == SAID)
+    await chat.shows(SAID)
     (run,) = agents.begun
     bob = await client.open(base, kind, agent="waits", user="bob")
     await bob.ends("resume")
@@ -347,7 +351,7 @@ async def test_what_is_somebody_elses_is_not_there(
     assert "run_not_found" in (thief.error or "")
     assert thief.messages == []
     agents.go_on.set()
-    await chat.until(lambda: chat.status == "ready" and chat.text == SAID * 2)
+    await chat.shows(SAID * 2, status="ready")
 
 
 async def test_several_chats_on_one_socket(
@@ -360,13 +364,12 @@ async def test_several_chats_on_one_socket(
     for chat in chats:
         await chat.send("go")
     for chat in chats:
-        await chat.until(lambda chat=chat: chat.text == SAID)
+        await chat.shows(SAID)
     assert len(gateway.node.sockets) == 1
     await chats[0].ends("stop")
     agents.go_on.set()
     for chat in chats[1:]:
-        await chat.until(lambda chat=chat: chat.status == "ready")
-        assert chat.text == SAID * 2
+        await chat.shows(SAID * 2, status="ready")
         assert chat.told["status"] == "succeeded"
     assert len(gateway.node.sockets) == 1
 
@@ -409,7 +412,7 @@ async def test_the_gateway_goes_away(
     async with Gateway(settings) as going:
         chat = await client.open(f"http://127.0.0.1:{going.port}", kind, agent="waits")
         await chat.send("go")
-        await chat.until(lambda: chat.text == SAID)
+        await chat.shows(SAID)
     await chat.finishes(1)
     assert chat.finished[-1]["isDisconnect"] is (kind == "ws")
     assert "going away" in (chat.error or "")
@@ -448,3 +451,20 @@ async def test_a_worker_is_lost(
     assert chat.finished[-1]["isError"]
     assert (chat.told["status"], chat.told["error"]["code"]) == ("abandoned", "worker_lost")
     assert is_closed(chat)
+
+
+def test_the_program_of_the_documentation(redis_server: Redis, tmp_path: Path) -> None:
+    program = tmp_path / "ai-sdk.mjs"
+    program.write_text((ROOT / "docs" / "examples" / "ai-sdk.mjs").read_text("utf-8"), "utf-8")
+    (tmp_path / "node_modules").symlink_to(Path(__file__).parent / "node_modules")
+    with running_fleet(redis_server, RUNCAST_PREFIX=tmp_path.name) as fleet:
+        base = fleet.gateway()
+        fleet.worker("agents_sdk.demo:worker")
+        env = {**os.environ, "BASE": base, "TOKEN": token("alice")}
+        done = subprocess.run(
+            ["node", str(program)],
+            env=env, capture_output=True, text=True, timeout=40, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (ROOT / "docs" / "how-to" / "use-ai-sdk.md").read_text("utf-8")
+    assert f"node ai-sdk.mjs\n{done.stdout}```" in page

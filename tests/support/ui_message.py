@@ -1,6 +1,6 @@
 """What the AI SDK's client makes of chunks: the message's parts. It refuses what the client would.
 
-After ``processUIMessageStream`` of npm ``ai`` 7; the official client itself is in tests/conformance.
+After ``processUIMessageStream`` of npm ``ai`` 7; the official client is in tests/conformance.
 """
 
 from typing import Any

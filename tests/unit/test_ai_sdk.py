@@ -32,7 +32,7 @@ class Log:
         self.text = ""
 
     def add(self, kind: str, run_id: str = "r", **payload: Any) -> None:
-        fields = {"id": f"{next(self._at)}-0", "type": kind, "run_id": run_id}
+        fields: Event = {"id": f"{next(self._at)}-0", "type": kind, "run_id": run_id}
         of = {} if run_id == "r" else {"parent_run_id": "r"}
         name = "a" if run_id == "r" else "helper"
         self.told.append({**fields, **of, "agent_name": name, "payload": payload})
@@ -168,12 +168,12 @@ def test_how_it_ends_is_told(status: str, error: Event | None, ended: str) -> No
     log = Log()
     log.start()
     log.write("half")
-    log.complete(status, **({"error": error} if error else {}))
+    log.complete(status, error=error)
     message, _ = read(log.told)
     assert message.ended == ended
     assert message.metadata["status"] == status
     if ended == "error":
-        assert message.metadata["error"]["code"] == (error or {}).get("code", status)
+        assert message.metadata["error"]["code"] == (error["code"] if error else status)
     assert message.parts[-1] == {"type": "text", "text": "half", "state": "done"}
 
 
@@ -185,7 +185,7 @@ def test_what_is_open_is_closed_before_the_end() -> None:
     log.ask()
     log.complete("abandoned")
     message, _ = read(log.told)
-    states = {part["id"]: part.get("state", part.get("data")) for part in message.others}
+    states: Event = {part["id"]: part.get("state", part.get("data")) for part in message.others}
     assert states["child/c"] == states["r/q"] == "output-error"
     assert states["child"]["status"] == "unknown"
 
@@ -310,58 +310,77 @@ def test_a_position_that_is_none_is_refused(place: str) -> None:
 
 
 STEPS = st.sampled_from(
-    ["think", "progress", "execute", "executed", "failed", "write", "ask", "answer",
-     "child", "child_execute", "child_ends", "retry", "stop"]
+    ["think", "progress", "execute", "executed", "write", "ask", "answer", "child", "child_ends",
+     "retry", "stop"]
 )  # fmt: skip
+
+
+class Author:
+    """Makes a lawful run of what is drawn, with whatever interleaving."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.log, self._draw = Log(), draw
+        self._names = count(1)
+        self._attempt = 0
+        self.retry()
+
+    def retry(self) -> None:
+        self._attempt += 1
+        self.calls: list[tuple[str, str]] = []
+        self._asked: list[str] = []
+        self._children: list[str] = []
+        self.log.start(self._attempt)
+
+    def think(self) -> None:
+        self.log.add("agent_thinking", thoughts=f"thought {next(self._names)}")
+
+    def progress(self) -> None:
+        self.log.add("agent_thinking", thoughts="", progress=next(self._names) / 100)
+
+    def execute(self) -> None:
+        run_id = self._draw(st.sampled_from(["r", *self._children]))
+        self.calls.append((f"c{next(self._names)}", run_id))
+        self.log.execute(*self.calls[-1])
+
+    def executed(self) -> None:
+        if self.calls:
+            call = self.calls.pop(self._draw(st.integers(0, len(self.calls) - 1)))
+            self.log.executed(*call, success=self._draw(st.booleans()))
+
+    def write(self) -> None:
+        self.log.write(self._draw(st.text(min_size=1, max_size=4)))
+
+    def ask(self) -> None:
+        self._asked.append(f"q{next(self._names)}")
+        self.log.ask(self._asked[-1])
+
+    def answer(self) -> None:
+        if self._asked:
+            self.log.answer(self._asked.pop())
+
+    def child(self) -> None:
+        self._children.append(f"child{next(self._names)}")
+        self.log.start(run_id=self._children[-1])
+
+    def child_ends(self) -> None:
+        if self._children:
+            found = f"found {next(self._names)}"
+            self.log.complete(run_id=self._children.pop(), response=found)
+
+    def stop(self) -> None:
+        self.log.add("stop_requested")
 
 
 @st.composite
 def runs(draw: st.DrawFn) -> Log:
-    """Any lawful run, with whatever interleaving; a question that is open is answered or not."""
-    log = Log()
-    log.start()
-    calls: list[tuple[str, str]] = []
-    asked: list[str] = []
-    children: list[str] = []
-    attempt, names = 1, count(1)
+    author = Author(draw)
+    log = author.log
     for step in draw(st.lists(STEPS, max_size=25)):
-        number = next(names)
-        if step == "think":
-            log.add("agent_thinking", thoughts=f"thought {number}")
-        elif step == "progress":
-            log.add("agent_thinking", thoughts="", progress=number / 100)
-        elif step in ("execute", "child_execute"):
-            run_id = children[-1] if step == "child_execute" and children else "r"
-            calls.append((f"c{draw(st.integers(0, 2))}-{number}", run_id))
-            log.execute(*calls[-1])
-        elif step in ("executed", "failed") and calls:
-            at = draw(st.integers(0, len(calls) - 1))
-            log.executed(*calls.pop(at), success=step == "executed")
-        elif step == "write":
-            log.write(draw(st.text(min_size=1, max_size=4)))
-        elif step == "ask":
-            asked.append(f"q{number}")
-            log.ask(asked[-1])
-        elif step == "answer" and asked:
-            log.answer(asked.pop())
-        elif step == "child":
-            children.append(f"child{number}")
-            log.start(run_id=children[-1])
-        elif step == "child_ends" and children:
-            log.complete(run_id=children.pop(), response=f"found {number}")
-        elif step == "retry":
-            attempt += 1
-            calls.clear()
-            asked.clear()
-            children.clear()
-            log.start(attempt)
-        elif step == "stop":
-            log.add("stop_requested")
+        getattr(author, step)()
     status = draw(st.sampled_from(["succeeded", "failed", "cancelled", "abandoned"]))
-    for call in calls:
+    for call in author.calls:
         log.executed(*call, success=False)
-    response = log.text if status == "succeeded" else None
-    log.complete(status, **({} if response is None else {"response": response}))
+    log.complete(status, response=log.text if status == "succeeded" else None)
     return log
 
 

@@ -48,5 +48,5 @@ def test_another_text_is_none_of_it() -> None:
 
 @pytest.mark.parametrize("mark", ["", "x", "-1-0", "²-0", "1-xyz", "1"])
 def test_what_is_no_mark_is_refused(mark: str) -> None:
-    with pytest.raises(ValueError, match="mark|base 16"):
+    with pytest.raises(ValueError, match=r"mark|base 16"):
         ShownText.parse(mark)
