@@ -1,11 +1,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types unit integration critical chaos web browser bench audit clean
+.PHONY: help run test check lint format types unit integration critical chaos web conformance browser bench audit clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WEB := tests/web
+CONFORMANCE := tests/conformance
 ARGS ?=
 # Test processes: more than two cores' worth, because most tests wait for a socket.
 JOBS ?= 4
@@ -58,6 +59,9 @@ web: $(VENV)/.test $(WEB)/.installed ## The browser client in Node: its logic, i
 	cd $(WEB) && npm test --silent
 	$(PYTEST) -n 2 $(WEB) $(ARGS)
 
+conformance: $(VENV)/.test $(CONFORMANCE)/.installed ## The official clients of the other dialects, in Node, against real gateways
+	$(PYTEST) -n 2 $(CONFORMANCE) $(ARGS)
+
 browser: $(VENV)/.browser ## The chat page in a real headless Chromium
 	$(PYTEST) -n 2 tests/browser $(ARGS)
 
@@ -69,7 +73,7 @@ audit: $(VENV)/.audit ## Look the pinned versions up in PyPI's advisories; needs
 	  echo "A version that could not be looked up counts as a failure: nothing unknown passes." >&2; exit 1; }
 
 clean: ## Remove what make made
-	rm -rf $(VENV) $(WEB)/node_modules $(WEB)/.installed build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(WEB)/node_modules $(WEB)/.installed $(CONFORMANCE)/node_modules $(CONFORMANCE)/.installed build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
 
 # A stamp per set of packages: installed again only when what is asked for has changed.
@@ -93,10 +97,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[audit]' && touch $@
 
-$(WEB)/.installed: $(WEB)/package-lock.json
+%/.installed: %/package-lock.json
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null || { \
-	  echo "The tests of the browser client need Node.js 20 or newer with npm: https://nodejs.org" >&2; exit 1; }
-	@echo "Installing the tools of $(WEB) …" && cd $(WEB) && npm ci --silent --no-audit --no-fund && touch .installed
+	  echo "The tests of JavaScript clients need Node.js 20 or newer with npm: https://nodejs.org" >&2; exit 1; }
+	@echo "Installing the tools of $* …" && cd $* && npm ci --silent --no-audit --no-fund && touch .installed
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -23,9 +23,12 @@ from docs.schema_frames import (
 )
 from gateway.admin import LONGEST_REASON
 from gateway.admin import PREFIX as ADMIN
+from gateway.agui_api import NAMES
+from gateway.agui_api import PREFIX as AGUI
 from gateway.ai_sdk_api import ABORTS
 from gateway.ai_sdk_api import PLACE as CHAT_PLACE
 from gateway.ai_sdk_api import PREFIX as AI_SDK
+from gateway.dialects.agui_request import MOST_ANSWERS
 from gateway.dialects.ai_sdk_request import TRIGGERS
 from gateway.handshake import CREDENTIALS, STREAM_PATH
 from gateway.history import MOST
@@ -116,6 +119,13 @@ _BEARER: Final = ("token",)
 _OF_PLACE: Final = {
     "mode": nullable({"enum": list(Mode)}), "isolation_level": nullable({"enum": list(Level)}),
     "connection": nullable(ID), "secret": nullable(ID),
+}  # fmt: skip
+_AGUI_PLACE: Final = {"mode": {"enum": [Mode.MAIN, Mode.FACTORY]},
+                      "isolation_level": {"enum": list(Level)}}  # fmt: skip
+_RESUMES: Final = {"name": "Last-Event-ID", "in": "header", "schema": STRING,
+                   "description": "Goes on after that, and begins no run."}  # fmt: skip
+_STREAMED: Final[Refused] = {
+    400: ("http_1_1_required", "gone"), 503: ("draining",),
 }  # fmt: skip
 _IN_QUERY: Final = {
     name: schema for name, schema in query(None)["properties"].items() if name not in CREDENTIALS
@@ -255,6 +265,34 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         answers={202: json(struct({"run_ids": {"type": "array", "items": ID}}))},
         refused=together(_CHAT, _BODY, {404: ("run_not_found", "not_found")}),
     ),
+    f"{AGUI}/{{agent}}": Operation(
+        tag=USERS, security=_BEARER, query=_AGUI_PLACE, headers=(_RESUMES,),
+        body=struct(
+            {"threadId": ID, "runId": ID,
+             "messages": {"type": "array", "items": struct({"role": STRING})}},
+            {"resume": {"type": "array", "maxItems": MOST_ANSWERS, "items": struct(
+                {"interruptId": STRING, "status": {"enum": ["resolved", "cancelled"]}})},
+             "parentRunId": nullable(ID)},
+        ),
+        answers={200: {"text/event-stream": STRING}},
+        refused=together(_USER, _BODY, _PLACE, _STREAMED, {
+            400: ("bad_frame",), 403: ("not_allowed",), 404: ("unknown_agent", "run_not_found"),
+            429: ("rate_limited", "queue_full", "too_many_connections"),
+        }),
+    ),
+    f"GET {AGUI}/{{agent}}": Operation(
+        tag=USERS, security=_BEARER, headers=(_RESUMES,),
+        query={"threadId": ID, "runId": ID, **_AGUI_PLACE,
+               **{name: STRING for name in NAMES if name not in ("threadId", "runId")}},
+        answers={200: {
+            **json(struct({"messages": {"type": "array"}, "activeRun": {}, "interrupts": {}})),
+            "text/event-stream": STRING,  # with runId
+        }},
+        refused=together(_USER, _PLACE, _STREAMED, {
+            400: ("thread_id_required",), 403: ("not_allowed",),
+            404: ("run_not_found", "not_found"), 429: ("too_many_connections",),
+        }),
+    ),
     f"{ADMIN}/nodes": _looking("nodes"),
     f"{ADMIN}/agents": _looking("agents"),
     f"{ADMIN}/limits": _looking("limits"),
@@ -277,4 +315,5 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "order", closed(_REASON), {404: ("node_not_found", "not_found")}
     ),
 }  # fmt: skip
-"""Path → what it is; all WebSocket paths are that of ``/ws``."""
+"""Path → what it is; all WebSocket paths are that of ``/ws``. Where a path's ``GET`` is something
+else than its ``POST``, it has its method in its name."""

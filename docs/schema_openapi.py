@@ -15,7 +15,7 @@ from typing import Any, Final
 from docs import schema_asyncapi, schema_frames
 from docs.openapi_answers import SCHEMAS
 from docs.openapi_operations import CONNECTIONS, OPERATIONS, WEBSOCKET, Operation
-from gateway import admin, ai_sdk_api, http_api, user_api
+from gateway import admin, agui_api, ai_sdk_api, http_api, user_api
 from gateway.app import FILES, event_stream, page, static, websocket
 from gateway.connection import PROTOCOL
 from gateway.handshake import ROUTES, STREAM_PATH
@@ -39,7 +39,7 @@ def document() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for method, path, handler in routes():
         paths.setdefault(path, {})[method.lower()] = _operation(
-            method, path, handler, OPERATIONS[WEBSOCKET if path in ROUTES else path]
+            method, path, handler, _told(method, path)
         )
     into = schema_frames.embedded(COMPONENTS)
     return {
@@ -73,6 +73,11 @@ def document() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _told(method: str, path: str) -> Operation:
+    """Where one path is two things, the second has its method in its name."""
+    return OPERATIONS.get(f"{method} {path}") or OPERATIONS[WEBSOCKET if path in ROUTES else path]
+
+
 def routes() -> list[tuple[str, str, Any]]:
     """Method, path as OpenAPI writes it, handler: of all that a gateway serves."""
     made: list[tuple[str, str, Any]] = [("GET", path, websocket) for path in ROUTES]
@@ -86,9 +91,10 @@ def routes() -> list[tuple[str, str, Any]]:
         ("GET", "/", page),
         ("GET", "/static/{name}", static),
     ]
+    dialects = (*agui_api.ROUTES, *ai_sdk_api.ROUTES)
     made += [
         (method, _PATTERN.sub(r"{\1}", path), handler)
-        for method, path, handler in (*user_api.ROUTES, *ai_sdk_api.ROUTES, *admin.ROUTES)
+        for method, path, handler in (*user_api.ROUTES, *dialects, *admin.ROUTES)
     ]
     return made
 

@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
 from broker.config import Settings
-from gateway import admin, ai_sdk_api, cors, user_api
+from gateway import admin, agui_api, ai_sdk_api, cors, user_api
 from gateway.arrivals import ENTRANCE, upgrade
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.event_stream import EventStream
@@ -94,7 +94,8 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     app.router.add_get("/ws/health", health)
     app.router.add_get("/ws/config", config)
     app.router.add_get("/ws/stats", stats)
-    for method, path, handler in (*user_api.ROUTES, *ai_sdk_api.ROUTES, *admin.ROUTES):
+    dialects = (*agui_api.ROUTES, *ai_sdk_api.ROUTES)
+    for method, path, handler in (*user_api.ROUTES, *dialects, *admin.ROUTES):
         app.router.add_route(method, path, handler)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)

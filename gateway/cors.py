@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.agui_api import PREFIX as AGUI
 from gateway.ai_sdk_api import PREFIX as AI_SDK
 from gateway.handshake import STREAM_PATH
 from gateway.http_api import PROXIES, client_of, problem
@@ -21,13 +22,13 @@ ORIGINS: Final = web.AppKey("origins", Origins)
 
 SHARED: Final = (
     "/ws/ticket", STREAM_PATH, f"{PREFIX}/messages", f"{PREFIX}/runs/", f"{PREFIX}/history",
-    f"{PREFIX}/threads", f"{AI_SDK}/",
+    f"{PREFIX}/threads", f"{AGUI}/", f"{AI_SDK}/",
 )  # fmt: skip
 """What the paths begin with that a page of an allowed origin may call."""
 
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, X-Run-Id",
     "Access-Control-Max-Age": "600",
 }
 

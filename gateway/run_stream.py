@@ -42,7 +42,7 @@ LAST: Final = "Last-Event-ID"
 class RunStream(EventStream):
     """A client that reads one run, to its end, in its dialect."""
 
-    __slots__ = ("_registered", "_run")
+    __slots__ = ("_registered", "_resumes", "_run")
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class RunStream(EventStream):
     ) -> None:
         super().__init__(node, identity, opening)
         self.wire = UNFRAMED
-        self._registered = reading.registered
+        self._registered, self._resumes = reading.registered, reading.dialect.resumes
         run_id = self._registered.run_id
         self.outbox = self._run = RunOutbox(run_id, reading.dialect, sse_message)
 
@@ -89,9 +89,11 @@ class RunStream(EventStream):
             self.close(close_codes.NORMAL)
 
     def goodbye(self, why: CloseCode) -> bytes:
-        """The run's end speaks for itself; another one is told."""
+        """The run's end speaks for itself; another one is told, or is to be seen as a cut."""
         ended, self._run.ended = self._run.ended, False
         if why is not close_codes.NORMAL and not ended:
+            if self._resumes:
+                return b""
             self._run.say(farewell(why))
             self._run.ended = False  # the end follows here
         return sse_chunk(b"")

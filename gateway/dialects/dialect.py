@@ -46,10 +46,12 @@ class Dialect(ABC):
 
     ``ended``: the last was said, so that the response ends although the run may go on.
     ``waits_until_ms``: until then (since 1970) the run waits for its user; a reader that has
-    everything is let go with :meth:`leave`.
+    everything is let go with :meth:`leave`. ``resumes``: its reader comes back by itself when the
+    response is cut off, so where the gateway has to close it, it is cut off and nothing is said.
     """
 
     ended: bool = False
+    resumes: bool = False
     waits_until_ms: int = 0
 
     def leave(self) -> Iterable[Said]:

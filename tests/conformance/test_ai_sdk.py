@@ -1,11 +1,8 @@
 """The official client of the Vercel AI SDK (npm ``ai``), over both of its transports."""
 
 import asyncio
-import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,7 +17,6 @@ from tests.conformance.ai_sdk_client import Chat, Client, running_client
 from tests.support.fault_proxy import FaultProxy
 from tests.support.servers import Redis, running_fleet, token
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("sse", "ws")
 BOTH = pytest.mark.parametrize("kind", KINDS)
 SAID = "Grüße 👋🏽 from the 東京 office, “quoted”, \u2028 and a tab\t."
@@ -451,20 +447,3 @@ async def test_a_worker_is_lost(
     assert chat.finished[-1]["isError"]
     assert (chat.told["status"], chat.told["error"]["code"]) == ("abandoned", "worker_lost")
     assert is_closed(chat)
-
-
-def test_the_program_of_the_documentation(redis_server: Redis, tmp_path: Path) -> None:
-    program = tmp_path / "ai-sdk.mjs"
-    program.write_text((ROOT / "docs" / "examples" / "ai-sdk.mjs").read_text("utf-8"), "utf-8")
-    (tmp_path / "node_modules").symlink_to(Path(__file__).parent / "node_modules")
-    with running_fleet(redis_server, RUNCAST_PREFIX=tmp_path.name) as fleet:
-        base = fleet.gateway()
-        fleet.worker("agents_sdk.demo:worker")
-        env = {**os.environ, "BASE": base, "TOKEN": token("alice")}
-        done = subprocess.run(
-            ["node", str(program)],
-            env=env, capture_output=True, text=True, timeout=40, check=False,
-        )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    page = (ROOT / "docs" / "how-to" / "use-ai-sdk.md").read_text("utf-8")
-    assert f"node ai-sdk.mjs\n{done.stdout}```" in page
