@@ -183,7 +183,7 @@ async def test_a_failure_is_told(base: str, agents: Agents, clients: Clients) ->
     await page.ends("go")
     assert page.end["type"] == "RUN_ERROR"
     assert page.end["message"] == "it broke too"
-    assert page.text() == "so far so "
+    assert "so far so ".startswith(page.text())  # of a run that fails, text may not be told
 
 
 async def test_to_leave_is_no_stop_and_to_stop_is(

@@ -279,6 +279,19 @@ def test_a_new_attempt_makes_what_was_open_and_said_void() -> None:
     assert one(told, "MESSAGES_SNAPSHOT")["messages"] == [USER]
 
 
+def test_what_is_open_when_the_run_ends_is_given_up() -> None:
+    line = started()
+    line.log("agent_started", {"message": "x"}, "child", "r")
+    line.write("half", "child")
+    line.call("c1", "child")
+    line.end(None, status="cancelled")
+    _, told = read(line.items)
+    page = shown(told)
+    assert page.subagents == {"child": "SUBAGENT_ERROR"}
+    assert all("run_ended" in call["result"] for call in page.calls.values())
+    check_stream(decoded(told))
+
+
 def test_sub_agents() -> None:
     line = started()
     line.log("agent_started", {"message": "x"}, "child", "r")
