@@ -303,8 +303,10 @@ async def test_a_chat_of_a_mode_is_resumed_in_that_mode(
         assert posted.status == 200
         async with http.get(f"{url}/c/stream", headers=bearer()) as other:
             assert other.status == 204
-        async with http.get(f"{base}/ai-sdk/other/c/stream?{where}", headers=bearer()) as other:
-            assert other.status == 204
+        for elsewhere in ("other/c", "waits/another"):
+            there = f"{base}/ai-sdk/{elsewhere}/stream?{where}"
+            async with http.get(there, headers=bearer()) as other:
+                assert other.status == 204
         async with http.get(f"{url}/c/stream?{where}", headers=bearer()) as same:
             agents.go_on.set()
             assert "two" in await same.text()

@@ -36,7 +36,6 @@ class UiMessage:
         elif kind in ("text-end", "reasoning-end"):
             self._open.pop(chunk["id"])["state"] = "done"
         elif kind == "start-step":
-            assert self.parts[-1:] != [{"type": "step-start"}]
             self.parts.append({"type": "step-start"})
         elif kind == "reset-step":
             self._open.clear()
