@@ -310,3 +310,30 @@ async def test_a_chat_of_a_mode_is_resumed_in_that_mode(
         async with http.get(f"{url}/c/stream?{where}", headers=bearer()) as same:
             agents.go_on.set()
             assert "two" in await same.text()
+
+
+async def test_only_who_is_not_back_soon_has_stopped_what_he_resumed(
+    base: str, agents: Agents, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_socket, "RESUMED_SECONDS", 0.3)
+    async with (
+        http.ws_connect(f"{base}/ai-sdk/waits/ws", headers=bearer()) as socket,
+        http.post(f"{base}/ai-sdk/waits", headers=bearer(), json=body()) as posted,
+    ):
+        await posted.content.readuntil(b"reasoning-end")
+        resume = {"type": "resume", "id": "c", "headers": {}, "body": {}}
+        await socket.send_json({**resume, "requestId": "1"})
+        await until(socket, "chunk", "1")
+        await socket.send_json({"type": "abort", "requestId": "1"})
+        await socket.send_json({**resume, "requestId": "2"})
+        await until(socket, "chunk", "2")
+        await asyncio.sleep(0.5)  # by then it would have been stopped
+        await socket.send_json({**resume, "requestId": "3"})
+        shown = [frame["chunk"] for frame in (await until(socket, "chunk", "3"))[1:]]
+        await socket.send_json({"type": "abort", "requestId": "2"})
+        await socket.send_json({"type": "abort", "requestId": "3"})
+        assert shown[0]["type"] == "start"
+        said = await posted.text()
+        assert said.count("stop_requested") == 1
+        assert '"status":"cancelled"' in said
+        assert said.index("stop_requested") < said.index('"status":"cancelled"')

@@ -303,6 +303,20 @@ def test_who_goes_on_in_a_later_attempt_has_its_text_from_its_beginning() -> Non
     assert message.text == "void" + "voided or not"  # what stands before an answer cannot go
 
 
+def test_who_goes_on_in_an_attempt_keeps_what_he_has_of_its_text() -> None:
+    log = Log()
+    log.start()
+    log.start(2)
+    log.write("before ")
+    log.ask()
+    message, dialect = read(log.told)
+    leave(message, dialect)
+    log.answer()
+    log.write("after")
+    read(snapshot(log, len(log.told)), message, message.metadata["cursor"])
+    assert message.text == "before after"
+
+
 @pytest.mark.parametrize("place", ["yesterday", "5-0/x", "/1-0", "5-0/1"])
 def test_a_position_that_is_none_is_refused(place: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
