@@ -24,6 +24,7 @@ COMPONENTS: Final = "#/components/schemas/"
 
 _TITLES: Final = {
     101: "Switching protocols: WebSocket frames follow", 200: "OK", 201: "Made", 202: "Accepted",
+    204: "There is none",
     400: "Bad request", 401: "No valid token", 403: "Not allowed", 404: "Not found",
     409: "Not as it stands",
     413: "Too large", 426: "Not a WebSocket handshake", 429: "Too many",

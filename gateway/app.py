@@ -15,7 +15,8 @@ from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
 from broker.config import Settings
-from gateway import admin, agui_api, cors, user_api, worker_api
+from gateway import admin, agui_api, ai_sdk_api, cors, user_api, worker_api
+from gateway.arrivals import ENTRANCE, upgrade
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.event_stream import EventStream
 from gateway.front import SILENT_SECONDS, Fronts
@@ -36,7 +37,7 @@ from gateway.http_api import (
 from gateway.node import Node
 from gateway.problems import as_problems
 from gateway.tls import Certificate
-from gateway.upgrade import Upgraded, bound_kernel_buffer, is_websocket, leave_aiohttp
+from gateway.upgrade import Upgraded, bound_kernel_buffer, leave_aiohttp
 
 log = structlog.get_logger(__name__)
 
@@ -72,12 +73,11 @@ class DemoLogin(Protocol):
 
 
 API_ROUTES: Final = (
-    *user_api.ROUTES, *agui_api.ROUTES, *worker_api.ROUTES, *admin.ROUTES,
+    *user_api.ROUTES, *agui_api.ROUTES, *ai_sdk_api.ROUTES, *worker_api.ROUTES, *admin.ROUTES,
 )  # fmt: skip
 """Method, path, handler."""
 
 DEMO: Final = web.AppKey("demo", DemoLogin)
-ENTRANCE: Final = web.AppKey("entrance", Entrance)
 
 
 def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Application:
@@ -116,37 +116,7 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
 
 async def websocket(request: web.Request) -> web.StreamResponse:
     """``GET /ws`` and the old routes, of a client that had other requests, or no handshake."""
-    entrance = request.app[ENTRANCE]
-    if not is_websocket(request.method, request.headers):
-        return problem(426, "upgrade_required", "This is a WebSocket endpoint (RFC 6455).")
-    transport = request.transport
-    if transport is None:
-        return problem(400, "gone", "The client went away.")
-    arrival = Arrival(
-        path=request.path,
-        query=request.query,
-        headers=request.headers,
-        client=client_of(entrance.proxies, transport, request.headers),
-    )
-    try:
-        identity, opening = await entrance.check(arrival)
-        admitted = await entrance.admit(arrival, identity, opening)
-    except Refusal as refusal:
-        if refusal.by_code is None:
-            return refusal.response
-        answer, admitted = refusal.answer(arrival), None
-    else:
-        answer = b""
-    if transport.is_closing():
-        return problem(400, "gone", "The client went away.")
-    tail = leave_aiohttp(request)
-    if admitted is not None:
-        await entrance.greet(arrival, admitted, transport, tail)
-    else:
-        transport.set_protocol(asyncio.Protocol())
-        transport.write(answer)
-        transport.close()
-    return Upgraded()
+    return await upgrade(request, request.query)
 
 
 async def event_stream(request: web.Request) -> web.StreamResponse:

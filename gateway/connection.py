@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol, ABC):
         while self.outbox.full and not self._closing:
             if self._room is None or self._room.done():
                 self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            await asyncio.shield(self._room)  # others may wait for the same
             self.flush()
         return not self._closing
 
