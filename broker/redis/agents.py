@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Final
 
 import orjson
 
@@ -11,21 +12,23 @@ from broker.errors import QueueFull, UnknownAgent
 from broker.redis.records import AgentSpec, pairs, spec_of
 from broker.redis.store import Store, unavailable_if_refused
 
+LEAST_KEPT_SECONDS: Final = 20
+"""Workers announce their agents every five seconds: one that lives is known, however short the
+retention time is."""
+
 
 class Agents(Store):
     """The registry of agents."""
 
     @unavailable_if_refused
     async def announce(self, specs: Sequence[AgentSpec]) -> None:
-        """Make agents known for the retention time; workers repeat it while they live."""
+        """Make agents known for the retention time at least; workers repeat it while they live."""
         fields: list[bytes | str] = []
         for spec in specs:
             fields += [spec.name, orjson.dumps(asdict(spec))]
+        kept = max(self.limits.history_ttl_seconds, LEAST_KEPT_SECONDS)
         await self.client.execute_many(
-            [
-                ("HSET", self.keys.agents, *fields),
-                ("EXPIRE", self.keys.agents, self.limits.history_ttl_seconds),
-            ]
+            [("HSET", self.keys.agents, *fields), ("EXPIRE", self.keys.agents, kept)]
         )
 
     async def agent(self, name: str) -> AgentSpec:

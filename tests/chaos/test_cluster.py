@@ -345,6 +345,7 @@ async def test_everything_is_subscribed_again_in_batches_of_one_slot() -> None:
             await until(
                 lambda: old.raw("PUBSUB", "SHARDCHANNELS") == [], what="the old one is left"
             )
+            await until(lambda: client.connected, what="the publisher is at the new master")
             await asyncio.gather(*(client.publish(channel, b"x") for channel in channels))
             await until(lambda: len(heard) == CHANNELS, what="every channel is heard")
             assert set(heard.values()) == {1}, "something was heard twice"

@@ -173,7 +173,9 @@ async def test_a_master_that_does_not_know_that_it_was_replaced_is_left(report: 
     to it: everybody leaves it, and is told what was lost with it."""
     with sentinel_redis() as redis:
         stale = redis.master
-        async with chaos(report, redis=stale, RUNCAST_REDIS_URL=redis.url) as scene:
+        async with chaos(
+            report, redis=stale, RUNCAST_REDIS_URL=redis.url, RUNCAST_LEASE_SECONDS="5"
+        ) as scene:
             await scene.populate(users=2)
             async with asking(list(scene.clients)):
                 stale.pause()
