@@ -11,7 +11,7 @@ from typing import Any
 from tests.support.servers import token
 
 PROGRAM = Path(__file__).parent / "support" / "ag-ui.mjs"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 Event = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.support.servers import token
 
 PROGRAM = Path(__file__).parent / "support" / "ai-sdk.mjs"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 Part = dict[str, Any]
 

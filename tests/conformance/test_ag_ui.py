@@ -356,6 +356,11 @@ async def more(page: Page, events: int) -> None:
     await page.until(lambda: len(page.events) >= already + events)
 
 
+async def carries(proxy: FaultProxy, more_bytes: int) -> None:
+    already = proxy.counters.bytes_down
+    await eventually(lambda: proxy.counters.bytes_down >= already + more_bytes)
+
+
 def shows(page: Page) -> str:
     return page.text() if page.shown else ""
 
@@ -367,8 +372,9 @@ async def test_cuts_lose_and_double_nothing_and_begin_no_second_run(
         page = await clients.open(proxy.base, "pieces", kind="tanstack")
         await page.run("go")
         for _ in range(6):
-            await more(page, 23)  # perhaps on their way since before the cut, so wait for one
-            await eventually(lambda: proxy.cut() > 0)
+            await carries(proxy, 4096)  # a client that gets nothing by its new way gives up
+            await more(page, 23)
+            assert proxy.cut()
         await more(page, 1)
         agents.go_on.set()
         await page.until(lambda: page.shown["status"] == "ready")
