@@ -1,17 +1,13 @@
 """Official AI SDK chats in one Node process, and what their pages would show."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.conformance.node_program import NodeProgram
 from tests.support.servers import token
-
-PROGRAM = Path(__file__).parent / "support" / "ai-sdk.mjs"
-PATIENCE_SECONDS = 60.0
 
 Part = dict[str, Any]
 
@@ -88,14 +84,14 @@ class Chat:
         return ours
 
 
-class Client:
-    """The Node process."""
+class Client(NodeProgram):
+    """All of them."""
+
+    program = Path(__file__).parent / "support" / "ai-sdk.mjs"
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+        super().__init__(process)
         self._chats: dict[str, Chat] = {}
-        self._changed = asyncio.Condition()
-        self._reader = asyncio.create_task(self._read())
 
     async def open(
         self,
@@ -117,43 +113,6 @@ class Client:
         )  # fmt: skip
         return chat
 
-    async def do(self, action: str, **given: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"action": action, **given}).encode() + b"\n")
-        await self._process.stdin.drain()
-
-    async def until(self, condition: Callable[[], object], shown: Callable[[], object]) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS), self._changed:
-                await self._changed.wait_for(condition)
-        except TimeoutError:
-            raise AssertionError(f"it does not come about: {shown()}") from None
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            said = json.loads(line)
-            async with self._changed:
-                if said.get("chat") in self._chats:
-                    self._chats[said["chat"]].take(said)
-                self._changed.notify_all()
-
-    async def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        await self._process.wait()
-        await self._reader
-
-
-@asynccontextmanager
-async def running_client() -> AsyncIterator[Client]:
-    """The process; whatever it says besides is shown by pytest."""
-    process = await asyncio.create_subprocess_exec(
-        "node", str(PROGRAM), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        limit=1 << 24,
-    )  # fmt: skip
-    client = Client(process)
-    try:
-        yield client
-    finally:
-        await client.end()
+    def take(self, said: dict[str, Any]) -> None:
+        if said.get("chat") in self._chats:
+            self._chats[said["chat"]].take(said)

@@ -14,15 +14,13 @@ from broker.channels import Owner
 from broker.config import Settings
 from broker.redis.broker import Broker
 from gateway.app import Gateway
-from tests.conformance.ag_ui_client import Clients, Page, running_clients
+from tests.conformance.ag_ui_client import Clients, Page
 from tests.support.agui import check_stream
 from tests.support.clients import eventually
 from tests.support.fault_proxy import FaultProxy
 from tests.support.servers import OPERATOR_KEY, Redis, running_fleet, token
 
 SAID = "Grüße 👋🏽 from the 東京 office, “quoted”, \u2028 and a tab\t."
-
-pytestmark = pytest.mark.timeout(90)
 
 
 class Agents:
@@ -110,7 +108,7 @@ async def agents(settings: Settings) -> AsyncIterator[Agents]:
 
 @pytest.fixture
 async def clients() -> AsyncIterator[Clients]:
-    async with running_clients() as clients:
+    async with Clients.running() as clients:
         yield clients
     assert not [each for each in clients.warned if "ag-ui" in each], clients.warned
 

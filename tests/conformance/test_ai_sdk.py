@@ -13,15 +13,13 @@ from broker.channels import Owner
 from broker.config import Settings
 from broker.redis.broker import Broker
 from gateway.app import Gateway
-from tests.conformance.ai_sdk_client import Chat, Client, running_client
+from tests.conformance.ai_sdk_client import Chat, Client
 from tests.support.fault_proxy import FaultProxy
 from tests.support.servers import Redis, running_fleet, token
 
 KINDS = ("sse", "ws")
 BOTH = pytest.mark.parametrize("kind", KINDS)
 SAID = "Grüße 👋🏽 from the 東京 office, “quoted”, \u2028 and a tab\t."
-
-pytestmark = pytest.mark.timeout(60)
 
 
 class Agents:
@@ -94,7 +92,7 @@ async def agents(settings: Settings) -> AsyncIterator[Agents]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    async with running_client() as client:
+    async with Client.running() as client:
         yield client
 
 
