@@ -15,6 +15,7 @@ from typing import Any, Final
 import jwt
 import orjson
 from multidict import MultiMapping
+from pydantic import SecretStr
 
 from broker.config import Settings
 from gateway import claims
@@ -139,8 +140,13 @@ class Verifier:
 
 def is_operator(headers: MultiMapping[str], settings: Settings) -> bool:
     """Whether the bearer is the operator key; never when none is configured."""
+    return bears(headers, settings.operator_key)
+
+
+def bears(headers: MultiMapping[str], key: SecretStr | None) -> bool:
+    """Whether the bearer is this key; never when there is none."""
     offered = bearer(headers)
-    if offered is None or settings.operator_key is None:
+    if offered is None or key is None:
         return False
-    key = settings.operator_key.get_secret_value()
-    return hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), key.encode())
+    wanted = key.get_secret_value().encode()
+    return hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), wanted)

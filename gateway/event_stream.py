@@ -34,6 +34,8 @@ _spread = random.SystemRandom().randint
 class EventStream(Connection):
     """A connected client that only listens."""
 
+    transport = "sse"
+
     __slots__ = ()
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
