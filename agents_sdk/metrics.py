@@ -73,11 +73,11 @@ class WorkerMetrics(Collector):
         self.port: int | None = None
         """Where it is served."""
         self.registry = CollectorRegistry()
+        self.registry.register(self)  # first: what it moves into a histogram is told by that
         self._publish = self._histogram("runcast_worker_publish_seconds", FAST)
         self._runs = self._histogram("runcast_worker_run_seconds", RUN_SECONDS)
         self._stops = self._counter("runcast_worker_stops_total")
         self._retries = self._counter("runcast_worker_retries_total")
-        self.registry.register(self)
         ProcessCollector(registry=self.registry)
 
     def run_ended(self, claim: Claim, status: str, told: Reason | None, seconds: float) -> None:

@@ -76,7 +76,7 @@ class Siblings:
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(orjson.dumps(list(await self._read())))
+            writer.write(orjson.dumps([tuple(sample) for sample in await self._read()]))
             await writer.drain()
         except OSError:
             pass  # who asked has gone

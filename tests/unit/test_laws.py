@@ -29,8 +29,8 @@ PURE_GATEWAY: Final = (
     "session", "hub", "feed", "outbox", "close_codes", "frames", "frame_reader", "handshake",
     "claims", "freshness", "jwk", "keys", "origins", "proxies", "run_outbox", "wires",
     "repeats", "run_texts", "dialects.dialect", "dialects.native",
-    "stats", "metrics", "position", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
-    "bench.report", "bench.verdict", "bench.wire",
+    "stats", "metrics", "position", "bench.account", "bench.histogram", "bench.pacing",
+    "bench.plan", "bench.report", "bench.verdict", "bench.wire",
 )  # fmt: skip
 IMPURE: Final = frozenset({
     "asyncio", "aiohttp", "redis", "os", "time", "random", "secrets", "uuid", "socket", "threading",
