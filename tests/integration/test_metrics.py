@@ -330,6 +330,7 @@ async def own_redis() -> AsyncIterator[Redis]:
         yield redis
 
 
+@pytest.mark.timeout(180)  # probes come every 5 s, and it has to be silent for longer
 async def test_while_redis_stands_still_the_gateways_own_figures_are_told(
     own_redis: Redis, settings: Settings
 ) -> None:
@@ -396,6 +397,7 @@ async def test_two_gateways_say_the_same_of_the_fleet_and_their_own_of_themselve
             assert sorted(opens) == [0, 1], "the one that sweeps says it"
 
 
+@pytest.mark.timeout(180)  # a scrape that the stopped process gets is waited for
 async def test_one_scrape_has_all_processes_whichever_is_asked(own_redis: Redis) -> None:
     port, count = free_port(), 3
     base = f"http://127.0.0.1:{port}"
@@ -430,7 +432,7 @@ async def test_one_scrape_has_all_processes_whichever_is_asked(own_redis: Redis)
             try:
                 while True:  # the kernel gives connections to the one that stands still, too
                     try:
-                        now = await scrape(base, seconds=10)
+                        now = await scrape(base, seconds=15)
                         break
                     except TimeoutError:
                         continue
