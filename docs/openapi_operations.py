@@ -187,6 +187,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         tag=ANYONE, answers={200: {"*/*": {}}}, refused={404: ("not_found",)}
     ),
     "/ws/stats": _looking("stats"),
+    "/metrics": Operation(
+        tag=OPERATORS, security=("metrics", "operator"), answers={200: {"text/plain": STRING}},
+        refused=_OPERATOR,
+    ),
     "/ws/ticket": Operation(
         tag=USERS, security=_BEARER,
         body=closed({"modes": nullable({"type": "array", "items": {"enum": list(Mode)}})}),

@@ -15,7 +15,7 @@ from typing import Any, Final
 from docs import schema_asyncapi, schema_frames
 from docs.openapi_answers import SCHEMAS
 from docs.openapi_operations import CONNECTIONS, OPERATIONS, WEBSOCKET, Operation
-from gateway import http_api
+from gateway import http_api, scrape
 from gateway.app import API_ROUTES, FILES, event_stream, page, static, websocket
 from gateway.connection import PROTOCOL
 from gateway.handshake import ROUTES, STREAM_PATH
@@ -71,6 +71,9 @@ def document() -> dict[str, Any]:
                 "worker": {
                     "type": "http", "scheme": "bearer", "description": "RUNCAST_WORKER_KEY.",
                 },
+                "metrics": {
+                    "type": "http", "scheme": "bearer", "description": "RUNCAST_METRICS_KEY.",
+                },
                 "ticket": {"type": "apiKey", "in": "query", "name": "ticket"},
             },
         },
@@ -90,6 +93,7 @@ def routes() -> list[tuple[str, str, Any]]:
         ("GET", "/ws/health", http_api.health),
         ("GET", "/ws/config", http_api.config),
         ("GET", "/ws/stats", http_api.stats),
+        ("GET", scrape.PATH, scrape.metrics),
         ("GET", "/livez", http_api.livez),
         ("GET", "/readyz", http_api.readyz),
         ("GET", "/", page),

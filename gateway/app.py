@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
 from broker.config import Settings
-from gateway import admin, agui_api, ai_sdk_api, cors, user_api, worker_api
+from gateway import admin, agui_api, ai_sdk_api, cors, scrape, user_api, worker_api
 from gateway.arrivals import ENTRANCE, upgrade
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.event_stream import EventStream
@@ -36,6 +36,8 @@ from gateway.http_api import (
 )
 from gateway.node import Node
 from gateway.problems import as_problems
+from gateway.readings import of_process
+from gateway.siblings import Place, Siblings
 from gateway.tls import Certificate
 from gateway.upgrade import Upgraded, bound_kernel_buffer, leave_aiohttp
 
@@ -80,11 +82,13 @@ API_ROUTES: Final = (
 DEMO: Final = web.AppKey("demo", DemoLogin)
 
 
-def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Application:
+def create_app(
+    settings: Settings, *, demo: DemoLogin | None = None, place: Place | None = None
+) -> web.Application:
     """The application; its node connects to Redis when the application starts.
 
-    ``demo`` adds the demo's login and opens ``/ws/stats`` to this machine. Raises
-    ConfigurationError for settings that no gateway can run with.
+    ``demo`` adds the demo's login and opens the figures to this machine; ``place``: it is one of
+    several processes. Raises ConfigurationError for settings that no gateway can run with.
     """
     app = web.Application(
         client_max_size=settings.max_message_bytes, middlewares=[cors.share, as_problems]
@@ -99,6 +103,7 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     app.router.add_get("/ws/health", health)
     app.router.add_get("/ws/config", config)
     app.router.add_get("/ws/stats", stats)
+    app.router.add_get(scrape.PATH, scrape.metrics)
     for method, path, handler in API_ROUTES:
         app.router.add_route(method, path, handler)
     app.router.add_get("/livez", livez)
@@ -111,6 +116,9 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
         app.router.add_get("/demo/session", demo_session)
         app.router.add_post("/demo/token", demo_token)
     app.cleanup_ctx.append(_run_node)
+    if place is not None:
+        app[scrape.SIBLINGS] = Siblings(place, lambda: of_process(node))
+        app.cleanup_ctx.append(_run_siblings)
     return app
 
 
@@ -191,6 +199,12 @@ async def _run_node(app: web.Application) -> Any:
     await app[NODE].stop()
 
 
+async def _run_siblings(app: web.Application) -> Any:
+    await app[scrape.SIBLINGS].start()
+    yield
+    await app[scrape.SIBLINGS].stop()
+
+
 class Gateway:
     """A gateway in this process.
 
@@ -201,14 +215,14 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: Settings, *, demo: DemoLogin | None = None, share_port: bool = False
+        self, settings: Settings, *, demo: DemoLogin | None = None, place: Place | None = None
     ) -> None:
         self.settings = settings
-        self.app = create_app(settings, demo=demo)
+        self.app = create_app(settings, demo=demo, place=place)
         self.node = self.app[NODE]
         self.port = settings.port
         self._certificate = Certificate.of(settings)
-        self._share_port = share_port
+        self._share_port = place is not None
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0, logger=_QUIET)
         self._fronts: Fronts
         self._server: asyncio.Server

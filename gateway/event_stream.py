@@ -34,6 +34,8 @@ _spread = random.SystemRandom().randint
 class EventStream(Connection):
     """A connected client that only listens. ``MARKS``: what else its response's head says."""
 
+    transport = "sse"
+
     __slots__ = ()
 
     MARKS: ClassVar[tuple[str, ...]] = ()

@@ -41,6 +41,8 @@ even read: 1009."""
 class WebSocket(Connection):
     """A connected client that speaks and listens."""
 
+    transport = "websocket"
+
     __slots__ = (
         "_conversation", "_frames_full_at", "_reader", "_reading_paused", "heard", "session",
     )  # fmt: skip

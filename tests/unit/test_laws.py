@@ -33,8 +33,8 @@ PURE_GATEWAY: Final = (
     "dialects.agui", "dialects.agui_constructs", "dialects.agui_events", "dialects.agui_position",
     "dialects.agui_request", "dialects.agui_thread",
     "dialects.ai_sdk", "dialects.ai_sdk_message", "dialects.ai_sdk_request",
-    "stats", "position", "bench.account", "bench.histogram", "bench.pacing", "bench.plan",
-    "bench.report", "bench.verdict", "bench.wire",
+    "stats", "metrics", "position", "bench.account", "bench.histogram", "bench.pacing",
+    "bench.plan", "bench.report", "bench.verdict", "bench.wire",
     "dialects.cloudevents", "webhooks.answers", "webhooks.backlog", "webhooks.signature",
 )  # fmt: skip
 IMPURE: Final = frozenset({
