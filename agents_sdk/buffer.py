@@ -18,6 +18,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from agents_sdk.deltas import cut
+from agents_sdk.metrics import Tally
 from agents_sdk.outages import delays
 from agents_sdk.pending import Pending, Reply
 from broker.errors import (
@@ -126,9 +127,12 @@ class Buffer:
         on_lost: Callable[[RuncastError], None],
         written: Written,
         pending: Pending[Item] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._send, self._run_id, self._on_lost = send, run_id, on_lost
         self._written = written
+        self._tally = tally if tally is not None else Tally()
+        self._sent_at = 0.0
         self._text_failed = False
         self._pending = pending if pending is not None else Pending[Item]()
         self._loop = asyncio.get_running_loop()
@@ -162,6 +166,7 @@ class Buffer:
         self._pending.add(item)
         if not self._busy:
             self._busy = True
+            self._tally.waiting.add(self)
             self._begin()
             if self._awaited:
                 self._joinable = True
@@ -234,8 +239,9 @@ class Buffer:
         self._again = None
         window = self._window = self._pending.window()
         if not window:  # closed, or lost, meanwhile
-            self._busy = False
+            self._rest()
             return
+        self._sent_at = self._loop.time()
         self._replies = [None] * len(window)
         self._awaited = len(window)
         self._send_from(0)
@@ -268,9 +274,12 @@ class Buffer:
         verdict = self._pending.settle([self._judge(reply) for reply in replies])
         for item, reply in zip(verdict.confirmed, replies, strict=False):
             if isinstance(item, Event):
+                self._tally.confirmed += 1
                 item.confirm(reply.decode())
         at = len(verdict.confirmed)
         moved = verdict.progress or verdict.refused is not None
+        if moved:
+            self._tally.latencies.append(self._loop.time() - self._sent_at)
         if verdict.refused is not None:
             self._refuse(verdict.refused, replies[at])
         elif at < len(replies) and isinstance(gap := replies[at], SequenceGap):
@@ -284,16 +293,22 @@ class Buffer:
         self._go_on(moved=moved)
 
     def _go_on(self, *, moved: bool) -> None:
-        self._busy = bool(self._pending)
         if moved:
             self._waits = None
-        if not self._busy:
+        if not self._pending:
+            self._rest()
             return
         if moved:
             self._loop.call_soon(self._begin)
         else:
+            self._tally.retries += 1
             self._waits = self._waits or delays()
             self._again = self._loop.call_later(next(self._waits), self._begin)
+
+    def _rest(self) -> None:
+        """Nothing waits to be sent or confirmed."""
+        self._busy = False
+        self._tally.waiting.discard(self)
 
     async def _wait(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
         if condition() or self.lost is not None:
@@ -392,6 +407,7 @@ class Buffer:
         if self.lost is None:
             self.lost = error
         self._window, self._replies = [], []
+        self._tally.waiting.discard(self)
         for item in self._pending.clear():
             if isinstance(item, Event):
                 item.fail(self.lost)

@@ -55,6 +55,12 @@ def worker(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Most runs at once. Absent: the worker's own.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Serve Prometheus metrics there; 0 picks one. [default: nowhere]"
+        ),
+    ] = None,
     redis_url: RedisUrl = None,
     config: Config = None,
     as_json: AsJson = False,
@@ -64,10 +70,14 @@ def worker(
     The module is found as Python would find it from the current directory.
     """
     chosen = find_worker(target)
-    settings = load_settings(config, redis_url=redis_url or chosen.redis_url)
+    settings = load_settings(
+        config, redis_url=redis_url or chosen.redis_url, worker_metrics_port=metrics_port
+    )
     configure_logging(settings.log_format, settings.log_level)
     if chosen.settings is None or redis_url is not None or config is not None:
         chosen.settings = settings
+    elif metrics_port is not None:
+        chosen.settings = chosen.settings.model_copy(update={"worker_metrics_port": metrics_port})
     chosen.concurrency = concurrency or chosen.concurrency
 
     def ready(service: Service) -> None:

@@ -51,6 +51,8 @@ class Emitter:
         self.lifecycle = Lifecycle()
         self.lifecycle.new_attempt(claim.sent)
         self.told: Reason | None = None
+        self.status: str | None = None
+        """Of its terminal event, once that was said."""
         self.loop = asyncio.get_running_loop()
         self.on_lost: Callable[[], None] | None = None
         self.news = News()
@@ -77,7 +79,11 @@ class Emitter:
         self._text: list[str] = []
         self._text_bytes = self._offset = 0
         self._buffer = Buffer(
-            self._send, run_id=claim.run_id, on_lost=self._on_lost, written=self._written
+            self._send,
+            run_id=claim.run_id,
+            on_lost=self._on_lost,
+            written=self._written,
+            tally=voice.tally,
         )
 
     @property
@@ -252,7 +258,9 @@ class Emitter:
             if self._voice.require_all_events and payload["status"] == events.SUCCEEDED:
                 outcome = ending.incomplete(missing)
                 payload |= {"status": outcome.status, "response": None, "error": outcome.error}
-        return self._accept(events.AGENT_COMPLETED, payload)
+        completed = self._accept(events.AGENT_COMPLETED, payload)
+        self.status = payload["status"]
+        return completed
 
     def _accept(self, event_type: str, given: Mapping[str, Any]) -> Event:
         return self._put(self._composer.event(event_type, given, _now()))

@@ -55,6 +55,16 @@ class Execution:
         self._timers: list[asyncio.TimerHandle] = []
         self._cancelling = False
 
+    @property
+    def status(self) -> str:
+        """How it ended: its terminal event's status, or ``lost`` when it had not to say one."""
+        return self._emitter.status or Reason.LOST.value
+
+    @property
+    def told(self) -> Reason | None:
+        """Why it was told to end, if it was."""
+        return self._emitter.told
+
     async def conduct(self) -> None:
         """Return when the run's terminal event is in the log, or the run is lost."""
         claim, loop = self.run.claim, asyncio.get_running_loop()

@@ -15,9 +15,11 @@ from agents_sdk.agent import Agent
 from agents_sdk.errors import Reason
 from agents_sdk.execution import GRACE_SECONDS, Execution
 from agents_sdk.link import START_SECONDS, Link
+from agents_sdk.metrics import WorkerMetrics
 from agents_sdk.outages import delays
 from broker.config import Settings
 from broker.errors import BrokerUnavailable, ConfigurationError
+from broker.redis.agents import WORKERS_TTL_SECONDS, WorkerReport
 from broker.redis.queue import Request, RequestQueue
 from broker.redis.records import UNREADABLE, Claim
 
@@ -58,6 +60,10 @@ class Service:
             ttl_seconds=settings.history_ttl_seconds,
             on_remade=self._announce,
         )
+        self.metrics = WorkerMetrics(
+            self._link.voice.tally, concurrency=concurrency, running=lambda: self.running_by_agent
+        )
+        self._metrics_at = settings.host, settings.worker_metrics_port
         self._serving: dict[asyncio.Task[None], Request] = {}
         self._executions: dict[str, Execution] = {}
         self._ended: dict[str, asyncio.Event] = {}
@@ -78,16 +84,28 @@ class Service:
         """How many runs it carries now."""
         return len(self._serving)
 
+    @property
+    def running_by_agent(self) -> dict[str, int]:
+        """The same for each agent that it serves."""
+        counts = dict.fromkeys(self._agents, 0)
+        for execution in list(self._executions.values()):  # in one step: threads ask as well
+            counts[execution.run.claim.agent] += 1
+        return counts
+
     async def start(self) -> None:
         """Connect, announce the agents, and only then take requests.
 
-        BrokerUnavailable when Redis is not there in time.
+        BrokerUnavailable when Redis is not there in time, ConfigurationError when the port of the
+        metrics is taken.
         """
         await self._link.start()
         try:
+            self.metrics.serve(*self._metrics_at)
             await self._announce()
+            await self._forget_dead_workers()
             await self._queue.start(list(self._agents), timeout_seconds=START_SECONDS)
         except BaseException:
+            self.metrics.stop()
             await self._link.stop(timeout_seconds=0)
             raise
         self._loops = [
@@ -124,6 +142,8 @@ class Service:
             await asyncio.wait(list(self._acknowledging), timeout=FLUSH_SECONDS)
         with suppress(BrokerUnavailable, ResponseError):
             await self._queue.leave()
+            await self._link.broker.forget_workers(self.id)
+        self.metrics.stop()
         await self._link.stop(timeout_seconds=FLUSH_SECONDS)
         for task, request in self._serving.items():
             log.warning("agent_left_behind", worker=self.id, run_id=request.run_id)
@@ -187,7 +207,11 @@ class Service:
                 agent = self._agents[claim.agent]
                 execution = Execution(self._link, claim, agent.function, agent.spec)
                 self._executions[claim.run_id] = execution
+                began = time.monotonic()
                 await execution.conduct()
+                self.metrics.run_ended(
+                    claim, execution.status, execution.told, time.monotonic() - began
+                )
             elif claim is not None:  # its lease ends, and the sweeper decides
                 log.error("agent_not_served_here", run_id=claim.run_id, agent=claim.agent)
         finally:
@@ -236,7 +260,20 @@ class Service:
                 log.warning("agents_not_announced", worker=self.id, why=str(error))
 
     async def _announce(self) -> None:
-        await self._link.broker.announce([agent.spec for agent in self._agents.values()])
+        broker = self._link.broker
+        await broker.announce([agent.spec for agent in self._agents.values()])
+        report = WorkerReport(
+            at=time.time(), concurrency=self._concurrency, running=self.running_by_agent
+        )
+        await broker.tell_worker(self.id, report)
+
+    async def _forget_dead_workers(self) -> None:
+        """Once per start, as only starts add any."""
+        long_ago = time.time() - WORKERS_TTL_SECONDS
+        reports = await self._link.broker.workers()
+        dead = [worker_id for worker_id, report in reports.items() if report.at < long_ago]
+        if dead:
+            await self._link.broker.forget_workers(*dead)
 
     async def _unless_draining(self, seconds: float) -> bool:
         """Wait; False as soon as the drain begins."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from agents_sdk.metrics import Tally
 from broker.publication import Publication
 from broker.redis.client import Receiver
 from broker.redis.records import Claim
@@ -23,8 +24,12 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
-    """What a run may say and how long it waits. ``publish_timeout_seconds`` per call."""
+    """What a run may say and how long it waits. ``publish_timeout_seconds`` per call.
+
+    ``tally``: what all runs of the process count.
+    """
 
     limits: Limits
     publish_timeout_seconds: float
     require_all_events: bool = False
+    tally: Tally = field(default_factory=Tally)

@@ -235,6 +235,11 @@ class Keys:
         """Hash: agent name → what its workers announced."""
         return f"{self.prefix}:{{queue}}:agents".encode()
 
+    @property
+    def workers(self) -> bytes:
+        """Hash: worker id → which agents it serves, how many runs it carries and could carry."""
+        return f"{self.prefix}:{{queue}}:workers".encode()
+
     def control(self, node_id: str) -> bytes:
         """Pub/sub channel: notices for one worker process."""
         return f"{self.prefix}:control:{encode_id(node_id)}".encode()

@@ -154,6 +154,16 @@ class Settings(BaseSettings):
     operator_key: SecretStr | None = Field(
         default=None, min_length=16, description="bearer key of operators, 16 characters or more"
     )
+    metrics_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="bearer key of who may scrape /metrics, 16 characters or more",
+    )
+    worker_metrics_port: Port | None = Field(
+        default=None,
+        description="0 to 65535: `runcast worker` serves its metrics there, at RUNCAST_HOST; 0 "
+        "picks a free one; absent: nowhere",
+    )
     worker_key: SecretStr | None = Field(
         default=None, min_length=32, description="bearer key of HTTP workers, 32 or more characters"
     )

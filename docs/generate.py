@@ -12,29 +12,36 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
+
+import yaml
 
 DOCS: Final = Path(__file__).resolve().parent
 ROOT: Final = DOCS.parent
 BENCHMARK: Final = ROOT / "tests" / "benchmarks" / "results" / "published.json"
 """What `make bench ARGS=--publish` stored."""
+ALERTS: Final = ROOT / "compose" / "prometheus" / "alerts.yml"
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 # After the path is set, so that the program runs in a checkout that is not installed.
+from agents_sdk.metrics import METRICS as WORKER_METRICS  # noqa: E402
 from broker.channels import SCOPES, Keys, Owner, Scope  # noqa: E402
 from broker.config import ENV_PREFIX, Settings  # noqa: E402
 from broker.events import LIFECYCLE, PAYLOADS  # noqa: E402
 from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from broker.limits import LIMITS  # noqa: E402
+from broker.metrics import Row  # noqa: E402
+from compose.grafana import dashboard  # noqa: E402
 from compose.redis import rights  # noqa: E402
 from docs import generate_scaling, generate_schemas, generate_types  # noqa: E402
 from docs.tables import NOTHING, table  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
+from gateway.metrics import FLEET, METRICS, OWN  # noqa: E402
 from tests.benchmarks import targets  # noqa: E402
 
 _SECTION: Final = re.compile(
@@ -254,6 +261,35 @@ def _scaling(section: generate_scaling.Section) -> str:
     return section(json.loads(BENCHMARK.read_text(encoding="utf-8"))["scenarios"])
 
 
+def metrics(rows: Iterable[Row]) -> str:
+    """Name, kind, labels and meaning."""
+    return table(
+        ("metric", "kind", "labels", "what"),
+        (
+            (f"`{row.name}`", row.kind, ", ".join(f"`{each}`" for each in row.labels) or NOTHING,
+             row.what)
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+def alerts() -> str:
+    """Every alert: how urgent it is, what it says, and when."""
+    return table(
+        ("alert", "", "what", "when"),
+        (
+            (
+                f"[{rule['alert']}](#{rule['alert'].lower()})",
+                rule["labels"]["severity"],
+                rule["annotations"]["summary"],
+                f"`{rule['expr']}`" + (f" for {rule['for']}" if "for" in rule else ""),
+            )
+            for group in yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
+            for rule in group["rules"]
+        ),
+    )
+
+
 SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "payloads": payloads,
     "lifecycle": lifecycle,
@@ -269,6 +305,10 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "redis-cluster-rights": redis_cluster_rights,
     "performance": performance,
     **{name: partial(_scaling, section) for name, section in generate_scaling.SECTIONS.items()},
+    "metrics-gateway": lambda: metrics(METRICS[row.name] for row in OWN),
+    "metrics-fleet": lambda: metrics(FLEET),
+    "metrics-worker": lambda: metrics(WORKER_METRICS.values()),
+    "alerts": alerts,
 }
 """The name in a page's marker → what stands there."""
 
@@ -290,6 +330,7 @@ def generated(text: str) -> str:
 
 FILES: Final[Mapping[Path, Callable[[], str]]] = {
     ROOT / "compose" / "redis" / "users.acl": rights.acl_file,
+    ROOT / "compose" / "grafana" / "dashboards" / "runcast.json": dashboard.dashboard,
     **generate_schemas.FILES,
 }
 """Files that are generated as a whole, and from what."""

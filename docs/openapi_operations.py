@@ -27,7 +27,11 @@ from gateway.admin import LONGEST_REASON
 from gateway.admin import PREFIX as ADMIN
 from gateway.agui_api import NAMES
 from gateway.agui_api import PREFIX as AGUI
+from gateway.ai_sdk_api import ABORTS
+from gateway.ai_sdk_api import PLACE as CHAT_PLACE
+from gateway.ai_sdk_api import PREFIX as AI_SDK
 from gateway.dialects.agui_request import MOST_ANSWERS
+from gateway.dialects.ai_sdk_request import TRIGGERS
 from gateway.event_batch import MAX_EVENTS, SCOPES
 from gateway.handshake import CREDENTIALS, STREAM_PATH
 from gateway.history import MOST
@@ -130,6 +134,8 @@ _STREAMED: Final[Refused] = {
 _IN_QUERY: Final = {
     name: schema for name, schema in query(None)["properties"].items() if name not in CREDENTIALS
 }
+_OF_CHAT: Final = {name: _IN_QUERY[name] for name in CHAT_PLACE}
+_CHAT: Final[Refused] = together(_USER, _PLACE, {404: ("not_found",)})
 
 
 def _reading(name: str, refused: Refused, **parameters: Schema) -> Operation:
@@ -181,6 +187,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         tag=ANYONE, answers={200: {"*/*": {}}}, refused={404: ("not_found",)}
     ),
     "/ws/stats": _looking("stats"),
+    "/metrics": Operation(
+        tag=OPERATORS, security=("metrics", "operator"), answers={200: {"text/plain": STRING}},
+        refused=_OPERATOR,
+    ),
     "/ws/ticket": Operation(
         tag=USERS, security=_BEARER,
         body=closed({"modes": nullable({"type": "array", "items": {"enum": list(Mode)}})}),
@@ -254,6 +264,43 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                   "run_closed"),
             413: ("too_large", "too_many_events"),
         }),
+    ),
+    f"{AI_SDK}/{{agent}}": Operation(
+        tag=USERS, security=_BEARER, query=_OF_CHAT,
+        body=struct(
+            {"id": ID, "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1}},
+            {"trigger": {"enum": list(TRIGGERS)}, "messageId": STRING},
+        ),
+        answers={200: {"text/event-stream": STRING}},
+        refused=together(_CHAT, {
+            400: ("bad_body", "bad_frame", "http_1_1_required", "gone"), 403: ("not_allowed",),
+            404: ("unknown_agent", "run_not_found"), 413: ("message_too_large",),
+            429: ("rate_limited", "queue_full", "too_many_connects", "too_many_connections"),
+            503: ("draining",),
+        }),
+    ),
+    f"{AI_SDK}/{{agent}}/ws": Operation(
+        tag=USERS, security=("token", "ticket"),
+        query={**_OF_CHAT, "abort": {"enum": list(ABORTS)}}, answers={101: {}},
+        refused=together(_CHAT, {
+            400: ("invalid_abort", "gone"), 401: ("query_token_not_allowed",),
+            426: ("upgrade_required",), 429: ("too_many_connects", "too_many_connections"),
+            503: ("draining",),
+        }),
+    ),
+    f"{AI_SDK}/{{agent}}/{{id}}/stream": Operation(
+        tag=USERS, security=_BEARER, query={**_OF_CHAT, "run_id": ID},
+        answers={200: {"text/event-stream": STRING}, 204: {}},
+        refused=together(_CHAT, {
+            400: ("http_1_1_required", "gone"), 403: ("not_allowed",),
+            404: ("run_not_found", "not_found"),
+            429: ("too_many_connects", "too_many_connections"), 503: ("draining",),
+        }),
+    ),
+    f"{AI_SDK}/{{agent}}/{{id}}/stop": Operation(
+        tag=USERS, security=_BEARER, query=_OF_CHAT, body=closed({}),
+        answers={202: json(struct({"run_ids": {"type": "array", "items": ID}}))},
+        refused=together(_CHAT, _BODY, {404: ("run_not_found", "not_found")}),
     ),
     f"{AGUI}/{{agent}}": Operation(
         tag=USERS, security=_BEARER, query=_AGUI_PLACE, headers=(_RESUMES,),

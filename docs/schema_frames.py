@@ -27,6 +27,7 @@ from broker.events import (
     USER_INPUT,
     USER_MESSAGE,
 )
+from gateway import resync
 from gateway.connection import PROTOCOL
 from gateway.session import LEGACY_TEXT_FIELDS, MAX_NESTING
 
@@ -125,7 +126,7 @@ ERROR_CODES: Final = (
     "not_allowed", "rate_limited", "queue_full", "broker_unavailable", "internal",
 )  # fmt: skip
 
-RESYNC_REASONS: Final = ("expired", "forked", "unknown_cursor", "overrun")
+RESYNC_REASONS: Final = resync.REASONS
 
 CONTROL: Final[Mapping[str, Schema]] = {
     "connection_established": struct(

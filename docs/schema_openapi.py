@@ -15,7 +15,7 @@ from typing import Any, Final
 from docs import schema_asyncapi, schema_frames
 from docs.openapi_answers import SCHEMAS
 from docs.openapi_operations import CONNECTIONS, OPERATIONS, WEBSOCKET, Operation
-from gateway import http_api
+from gateway import http_api, scrape
 from gateway.app import API_ROUTES, FILES, event_stream, page, static, websocket
 from gateway.connection import PROTOCOL
 from gateway.handshake import ROUTES, STREAM_PATH
@@ -24,6 +24,7 @@ COMPONENTS: Final = "#/components/schemas/"
 
 _TITLES: Final = {
     101: "Switching protocols: WebSocket frames follow", 200: "OK", 201: "Made", 202: "Accepted",
+    204: "There is none",
     400: "Bad request", 401: "No valid token", 403: "Not allowed", 404: "Not found",
     409: "Not as it stands",
     413: "Too large", 426: "Not a WebSocket handshake", 429: "Too many",
@@ -70,6 +71,9 @@ def document() -> dict[str, Any]:
                 "worker": {
                     "type": "http", "scheme": "bearer", "description": "RUNCAST_WORKER_KEY.",
                 },
+                "metrics": {
+                    "type": "http", "scheme": "bearer", "description": "RUNCAST_METRICS_KEY.",
+                },
                 "ticket": {"type": "apiKey", "in": "query", "name": "ticket"},
             },
         },
@@ -89,6 +93,7 @@ def routes() -> list[tuple[str, str, Any]]:
         ("GET", "/ws/health", http_api.health),
         ("GET", "/ws/config", http_api.config),
         ("GET", "/ws/stats", http_api.stats),
+        ("GET", scrape.PATH, scrape.metrics),
         ("GET", "/livez", http_api.livez),
         ("GET", "/readyz", http_api.readyz),
         ("GET", "/", page),

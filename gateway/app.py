@@ -15,7 +15,8 @@ from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
 from broker.config import Settings
-from gateway import admin, agui_api, cors, user_api, worker_api
+from gateway import admin, agui_api, ai_sdk_api, cors, scrape, user_api, worker_api
+from gateway.arrivals import ENTRANCE, upgrade
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.event_stream import EventStream
 from gateway.front import SILENT_SECONDS, Fronts
@@ -35,8 +36,10 @@ from gateway.http_api import (
 )
 from gateway.node import Node
 from gateway.problems import as_problems
+from gateway.readings import of_process
+from gateway.siblings import Place, Siblings
 from gateway.tls import Certificate
-from gateway.upgrade import Upgraded, bound_kernel_buffer, is_websocket, leave_aiohttp
+from gateway.upgrade import Upgraded, bound_kernel_buffer, leave_aiohttp
 
 log = structlog.get_logger(__name__)
 
@@ -72,19 +75,20 @@ class DemoLogin(Protocol):
 
 
 API_ROUTES: Final = (
-    *user_api.ROUTES, *agui_api.ROUTES, *worker_api.ROUTES, *admin.ROUTES,
+    *user_api.ROUTES, *agui_api.ROUTES, *ai_sdk_api.ROUTES, *worker_api.ROUTES, *admin.ROUTES,
 )  # fmt: skip
 """Method, path, handler."""
 
 DEMO: Final = web.AppKey("demo", DemoLogin)
-ENTRANCE: Final = web.AppKey("entrance", Entrance)
 
 
-def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Application:
+def create_app(
+    settings: Settings, *, demo: DemoLogin | None = None, place: Place | None = None
+) -> web.Application:
     """The application; its node connects to Redis when the application starts.
 
-    ``demo`` adds the demo's login and opens ``/ws/stats`` to this machine. Raises
-    ConfigurationError for settings that no gateway can run with.
+    ``demo`` adds the demo's login and opens the figures to this machine; ``place``: it is one of
+    several processes. Raises ConfigurationError for settings that no gateway can run with.
     """
     app = web.Application(
         client_max_size=settings.max_message_bytes, middlewares=[cors.share, as_problems]
@@ -99,6 +103,7 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
     app.router.add_get("/ws/health", health)
     app.router.add_get("/ws/config", config)
     app.router.add_get("/ws/stats", stats)
+    app.router.add_get(scrape.PATH, scrape.metrics)
     for method, path, handler in API_ROUTES:
         app.router.add_route(method, path, handler)
     app.router.add_get("/livez", livez)
@@ -111,42 +116,15 @@ def create_app(settings: Settings, *, demo: DemoLogin | None = None) -> web.Appl
         app.router.add_get("/demo/session", demo_session)
         app.router.add_post("/demo/token", demo_token)
     app.cleanup_ctx.append(_run_node)
+    if place is not None:
+        app[scrape.SIBLINGS] = Siblings(place, lambda: of_process(node))
+        app.cleanup_ctx.append(_run_siblings)
     return app
 
 
 async def websocket(request: web.Request) -> web.StreamResponse:
     """``GET /ws`` and the old routes, of a client that had other requests, or no handshake."""
-    entrance = request.app[ENTRANCE]
-    if not is_websocket(request.method, request.headers):
-        return problem(426, "upgrade_required", "This is a WebSocket endpoint (RFC 6455).")
-    transport = request.transport
-    if transport is None:
-        return problem(400, "gone", "The client went away.")
-    arrival = Arrival(
-        path=request.path,
-        query=request.query,
-        headers=request.headers,
-        client=client_of(entrance.proxies, transport, request.headers),
-    )
-    try:
-        identity, opening = await entrance.check(arrival)
-        admitted = await entrance.admit(arrival, identity, opening)
-    except Refusal as refusal:
-        if refusal.by_code is None:
-            return refusal.response
-        answer, admitted = refusal.answer(arrival), None
-    else:
-        answer = b""
-    if transport.is_closing():
-        return problem(400, "gone", "The client went away.")
-    tail = leave_aiohttp(request)
-    if admitted is not None:
-        await entrance.greet(arrival, admitted, transport, tail)
-    else:
-        transport.set_protocol(asyncio.Protocol())
-        transport.write(answer)
-        transport.close()
-    return Upgraded()
+    return await upgrade(request, request.query)
 
 
 async def event_stream(request: web.Request) -> web.StreamResponse:
@@ -221,6 +199,12 @@ async def _run_node(app: web.Application) -> Any:
     await app[NODE].stop()
 
 
+async def _run_siblings(app: web.Application) -> Any:
+    await app[scrape.SIBLINGS].start()
+    yield
+    await app[scrape.SIBLINGS].stop()
+
+
 class Gateway:
     """A gateway in this process.
 
@@ -231,14 +215,14 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: Settings, *, demo: DemoLogin | None = None, share_port: bool = False
+        self, settings: Settings, *, demo: DemoLogin | None = None, place: Place | None = None
     ) -> None:
         self.settings = settings
-        self.app = create_app(settings, demo=demo)
+        self.app = create_app(settings, demo=demo, place=place)
         self.node = self.app[NODE]
         self.port = settings.port
         self._certificate = Certificate.of(settings)
-        self._share_port = share_port
+        self._share_port = place is not None
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0, logger=_QUIET)
         self._fronts: Fronts
         self._server: asyncio.Server

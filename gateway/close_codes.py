@@ -52,6 +52,20 @@ has a meaning."""
 
 PROTOCOL_ERROR: Final = 1002
 
+LOST: Final = "lost"
+"""How a socket is counted that ended without a close frame of either side (RFC 6455: 1006)."""
+
+OTHER: Final = "other"
+"""And one that its client closed with a code of its own."""
+
+COUNTED: Final = (*(str(code) for code in CLOSE_CODES), LOST, OTHER)
+"""What closes are counted by. The codes of clients are not bounded, so they are not among it."""
+
+
+def counted(code: int) -> str:
+    """By what a close with this code is counted: one of :data:`COUNTED`."""
+    return str(code) if code in CLOSE_CODES else OTHER
+
 
 def answer_to(code: int, reason: str) -> CloseCode:
     """The answer to a peer's close frame: its own code, if that may be sent; 0 = it had none."""

@@ -35,6 +35,7 @@ from broker.lifecycle import State
 from broker.limits import LIMITS, Allowance
 from broker.redis.broker import Broker
 from broker.redis.records import UNREADABLE, AgentSpec, Registered, RunRequest
+from broker.redis.threads import OpenRun
 from gateway.closing import closing
 from gateway.patience import patiently
 from gateway.session import FrameError
@@ -217,6 +218,10 @@ class Commands:
     async def channel(self, owner: Owner, run_id: str) -> Channel:
         """The channel of a run of this owner."""
         return await self._tried(lambda: self._broker.run_channel(owner, run_id))
+
+    async def open_runs(self, owner: Owner, thread_id: str) -> list[OpenRun]:
+        """What is under way in a thread, the one begun last first."""
+        return await self._tried(lambda: self._broker.open_runs(owner, thread_id))
 
     async def run(self, owner: Owner, run_id: str) -> dict[str, Any]:
         """A run's state as protocol section 7 shows it."""

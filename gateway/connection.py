@@ -11,13 +11,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from broker.channels import Mode, encode_id
 from broker.cursor import ZERO, Cursor
 from broker.events import timestamp
 from gateway.claims import Identity
-from gateway.close_codes import CloseCode
+from gateway.close_codes import LOST, CloseCode, counted
 from gateway.commands import new_id
 from gateway.feed import Feed
 from gateway.frames import control, legacy_control
@@ -40,6 +40,9 @@ CLOSE_SECONDS: Final = 2.0
 
 class Connection(asyncio.Protocol, ABC):
     """A connected client. Implements what the hub and the relay ask of a member."""
+
+    transport: ClassVar[str]
+    """Its word in the metrics."""
 
     __slots__ = (
         "_close_handle", "_closing", "_room", "_transport", "_unsent_before", "connection_id",
@@ -90,6 +93,8 @@ class Connection(asyncio.Protocol, ABC):
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone: leave nothing behind."""
         del exc
+        if not self._closing:
+            self.node.closes[LOST] += 1
         self._closing = True
         self.node.left(self)
         self._leave_all()
@@ -142,7 +147,7 @@ class Connection(asyncio.Protocol, ABC):
         while self.outbox.full and not self._closing:
             if self._room is None or self._room.done():
                 self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            await asyncio.shield(self._room)  # others may wait for the same
             self.flush()
         return not self._closing
 
@@ -207,6 +212,7 @@ class Connection(asyncio.Protocol, ABC):
         """Close with a code; what was queued goes out before it."""
         if self._closing:
             return
+        self.node.closes[counted(why.code)] += 1
         self.outbox.held = False
         self.outbox.put(self.goodbye(why))
         self.flush()

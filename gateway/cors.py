@@ -12,6 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from gateway.agui_api import PREFIX as AGUI
+from gateway.ai_sdk_api import PREFIX as AI_SDK
 from gateway.handshake import STREAM_PATH
 from gateway.http_api import PROXIES, client_of, problem
 from gateway.origins import Origins
@@ -21,7 +22,7 @@ ORIGINS: Final = web.AppKey("origins", Origins)
 
 SHARED: Final = (
     "/ws/ticket", STREAM_PATH, f"{PREFIX}/messages", f"{PREFIX}/runs/", f"{PREFIX}/history",
-    f"{PREFIX}/threads", f"{AGUI}/",
+    f"{PREFIX}/threads", f"{AGUI}/", f"{AI_SDK}/",
 )  # fmt: skip
 """What the paths begin with that a page of an allowed origin may call."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -24,7 +25,6 @@ from gateway.claims import Identity
 from gateway.commands import DEADLINE_SECONDS
 from gateway.connection import Connection
 from gateway.credentials import AuthError, subprotocol_answer, token_from_request
-from gateway.event_stream import EventStream
 from gateway.feed import Feed
 from gateway.frames import ws_close
 from gateway.handshake import BadRequest, Opening
@@ -52,14 +52,15 @@ _TOLD_BY_CODE: Final = {
 class Arrival:
     """A request for a connection, of that kind: by default a valid WebSocket handshake.
 
-    ``query`` is decoded.
+    ``query`` is decoded. ``follows``: it reads its scope's channel from the start.
     """
 
     path: str
     query: MultiMapping[str]
     headers: CIMultiDictProxy[str]
     client: Client
-    kind: type[WebSocket | EventStream] = WebSocket
+    kind: Callable[[Node, Identity, Opening], Connection] = WebSocket
+    follows: bool = True
 
     @property
     def from_browser(self) -> bool:
@@ -168,7 +169,7 @@ class Entrance:
     async def _open(self, arrival: Arrival, identity: Identity, opening: Opening) -> Admitted:
         node, run_id = self._node, opening.run_id
         feed, beginning = None, _EVERYTHING
-        if run_id is not None or opening.scope is not Scope.RUN:
+        if arrival.follows and (run_id is not None or opening.scope is not Scope.RUN):
             channel = node.channel(identity, opening, opening.connection or "", run_id)
             if run_id is not None:
                 channel = await self._strict_channel(identity, run_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from multidict import MultiMapping
 
@@ -32,9 +32,13 @@ _spread = random.SystemRandom().randint
 
 
 class EventStream(Connection):
-    """A connected client that only listens."""
+    """A connected client that only listens. ``MARKS``: what else its response's head says."""
+
+    transport = "sse"
 
     __slots__ = ()
+
+    MARKS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
         wire = STREAM_LEGACY if opening.mode is Mode.LEGACY else STREAM
@@ -62,6 +66,7 @@ class EventStream(Connection):
             "X-Accel-Buffering: no",  # nginx would keep events until it has a buffer full
             "Transfer-Encoding: chunked",
             "Connection: close",  # nothing follows it: no client is to send its next request here
+            *self.MARKS,
         ]
         origin = headers.get("Origin")
         if origin is not None:  # one of those allowed, or it would not be here

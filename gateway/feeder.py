@@ -180,7 +180,7 @@ class Feeder:
         if page.hole:
             resync = await go_on(self._broker, feed, follower)
             if resync is not None and feed.joining.get(socket) is joining:
-                self._hub.counters.resyncs += 1
+                self._hub.told_resync(resync.reason)
                 socket.send(resync.frame())
         return True
 

@@ -30,7 +30,7 @@ PING_SECONDS: Final = 1.0
 
 NODE: Final = web.AppKey("node", Node)
 OPEN_STATS: Final = web.AppKey("open_stats", bool)
-"""Whether ``/ws/stats`` is open to anyone on this machine (the demo)."""
+"""Whether figures are open to anyone on this machine (the demo)."""
 PROXIES: Final = web.AppKey("proxies", Proxies)
 
 
@@ -155,15 +155,20 @@ async def config(request: web.Request) -> web.Response:
     )
 
 
+def is_open(request: web.Request) -> bool:
+    """Whether who asks may see the figures without a key: on this machine, with the demo."""
+    if not request.app[OPEN_STATS] or request.transport is None:
+        return False
+    return client_of(request.app[PROXIES], request.transport, request.headers).local
+
+
 async def stats(request: web.Request) -> web.Response:
     """Counters of this gateway and of the whole fleet; operators only, and no user ids.
 
     An operator of a tenant, by his token, sees that tenant's alone.
     """
     node, tenant = request.app[NODE], ""
-    transport, proxies = request.transport, request.app[PROXIES]
-    client = None if transport is None else client_of(proxies, transport, request.headers)
-    if not (request.app[OPEN_STATS] and client is not None and client.local):
+    if not is_open(request):
         tenant = (await operator_of(node, request.headers)).tenant or ""
     try:
         reports = list((await node.reports()).values())

@@ -10,6 +10,7 @@ names is compared with the connection's own; what does not match is withheld and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,8 +84,12 @@ class Hub:
         self.dirty: dict[Member, None] = {}
         self._batched: list[Feed] = []
         self.counters = Counters()
+        self.resyncs: Counter[str] = Counter()
+        """Why clients were told to begin anew, by reason."""
         self.first_heard = b""
         """Id of the event heard first since somebody has set this back: it has waited longest."""
+        self.first_body = b""
+        """Its body."""
 
     def feed(self, channel: Channel) -> Feed | None:
         """The feed of a channel, if there is one."""
@@ -136,7 +141,7 @@ class Hub:
             follower.advance(event_id)
             self.counters.published += 1
             if not self.first_heard:
-                self.first_heard = event_id
+                self.first_heard, self.first_body = event_id, body
             frame = ws_event(event_id, body)
             if len(feed.live) == 1:
                 self._deliver(feed, frame, ((header, body, frame),))
@@ -172,7 +177,7 @@ class Hub:
         self.counters.published += 1
         if feed.follower.hear(entry):
             if not self.first_heard:
-                self.first_heard = entry.id
+                self.first_heard, self.first_body = entry.id, entry.body
             self.emit(feed, entry)
         elif not feed.follower.level:
             self._needs.repair(feed)
@@ -400,6 +405,11 @@ class Hub:
             return False
         self.dirty[member] = None
         return True
+
+    def told_resync(self, reason: str) -> None:
+        """A client, or all readers of a feed, were told that something is missing, and why."""
+        self.counters.resyncs += 1
+        self.resyncs[reason] += 1
 
     def _withhold(self, feed: Feed, entry: Entry) -> None:
         self.counters.isolation_violations += 1

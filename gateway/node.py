@@ -12,6 +12,7 @@ import itertools
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -23,7 +24,6 @@ from redis.exceptions import ResponseError
 from broker.bucket import Bucket
 from broker.channels import Channel, Keys, Mode, Scope
 from broker.config import Settings
-from broker.cursor import from_redis
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
@@ -37,13 +37,14 @@ from gateway.connection import Connection
 from gateway.fleet import REPORT_SECONDS, Fleet
 from gateway.frames import control
 from gateway.handshake import Opening
+from gateway.meters import STAGES_PER_TURN, Meters
 from gateway.orders import Orders
 from gateway.probe import Probe
 from gateway.relay import Relay
 from gateway.revocation import Revocations
 from gateway.seats import Seats
 from gateway.sockets import Sockets
-from gateway.stats import Latency, Tally
+from gateway.stats import Tally
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
 from gateway.take_up import REFRESH_SECONDS, TakeUp
@@ -65,8 +66,6 @@ read and answer frames as fast as they come would hold up everybody else."""
 
 EXPIRY_GRACE_SECONDS: Final = 25.0
 START_SECONDS: Final = 10.0
-MOST_LATENCIES: Final = 100
-"""Counted per turn: a thousand a second tell percentiles as well as all of them."""
 
 
 class Node:
@@ -95,8 +94,8 @@ class Node:
         self.sweeper = Sweeper(self.ending, node_id=self.node_id)
         self.webhooks = Sender.of(settings, self.ending, node_id=self.node_id)
         self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
-        self.latency = Latency()
-        self._heard: list[tuple[bytes, float]] = []
+        self.meters = Meters()
+        self.closes = Counter(dict.fromkeys(close_codes.COUNTED, 0))
         self.draining = False
         self._emptied = asyncio.Event()
         self.started = time.monotonic()
@@ -130,7 +129,9 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self.on_tick: Callable[[], None] = lambda: None
         self.relay.on_heard = self._on_heard
-        self.relay.on_latency = self._on_latency
+        self.relay.on_latency = self.meters.heard
+        self.relay.on_stages = self.meters.staged
+        self.probe.on_trip = self.meters.probe.observe
 
     # --- life
 
@@ -273,7 +274,7 @@ class Node:
             "uptime_seconds": round(time.monotonic() - self.started, 3),
             "by_mode": {mode.value: modes[mode.value] for mode in Mode},
             "events": asdict(self.relay.hub.counters),
-            "latency": {str(at): count for at, count in self.latency.counts.items()},
+            "latency": {str(at): count for at, count in self.meters.latency.counts.items()},
             "refused": dict(self.tally.refused),
             "webhooks": {} if self.webhooks is None else self.webhooks.figures,
             "by_tenant": self.tally.by_tenant(
@@ -297,7 +298,9 @@ class Node:
         turn = 0
         refreshed = time.monotonic()
         while True:
+            due = time.monotonic() + 1 / TURNS_PER_SECOND
             await asyncio.sleep(1 / TURNS_PER_SECOND)
+            self.meters.loop_lag.observe(max(0.0, time.monotonic() - due))
             turn += 1
             self._count_latencies()
             self._beat(turn)  # a loop's variable, here, would keep its last connection for ever
@@ -328,20 +331,16 @@ class Node:
 
     async def _report_for_ever(self) -> None:
         while True:
+            begun = time.monotonic()
             try:
                 await self.fleet.tell(self.report())
+                self.meters.round_trip.observe(time.monotonic() - begun)
             except BrokerUnavailable:
                 pass  # readiness tells, and so does the connection's log
             except ResponseError as error:
                 log.warning("report_refused", why=str(error))
             await asyncio.sleep(REPORT_SECONDS)
 
-    def _on_latency(self, event_id: bytes) -> None:
-        # Counted at the next turn: not while others wait for their event.
-        if len(self._heard) < MOST_LATENCIES:
-            self._heard.append((event_id, time.time()))
-
     def _count_latencies(self) -> None:
-        heard, self._heard = self._heard, []
-        for event_id, at in heard:
-            self.latency.add(at * 1000 - from_redis(event_id).ms)
+        self.meters.count()
+        self.relay.stages_wanted = STAGES_PER_TURN

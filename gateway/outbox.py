@@ -33,6 +33,11 @@ class Outbox:
         """Whether :meth:`push` would refuse."""
         return self.stalled or self._size > MAX_UNSENT_BYTES
 
+    @property
+    def size(self) -> int:
+        """Bytes that wait here."""
+        return self._size
+
     def push(self, frame: bytes) -> bool:
         """Take an event's frame. False: no room; feed this socket from the log when it has."""
         if self.stalled or self._size > MAX_UNSENT_BYTES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import structlog
@@ -37,6 +37,9 @@ class Probe:
         self._client, self._subscriber = client, subscriber
         self.channels = channels
         self.round_trip_ms: float | None = None
+        self.heard_at = time.monotonic()
+        """When every server's last probe was heard."""
+        self.on_trip: Callable[[float], None] = lambda _seconds: None
         self._misses: dict[Hashable, int] = {}
         self._awaited: dict[bytes, asyncio.Future[None]] = {}
         self._round = 0
@@ -77,6 +80,10 @@ class Probe:
         }
         heard = [trip for trip in trips if trip is not None]
         self.round_trip_ms = max(heard) if len(heard) == len(trips) else None
+        if self.round_trip_ms is not None:
+            self.heard_at = time.monotonic()
+        for trip in heard:
+            self.on_trip(trip / 1000)
         if not (self._client.connected and self._subscriber.hearing):
             return  # an outage, or a connection on its way: nothing is known of what it hears
         for server, misses in self._misses.items():

@@ -7,6 +7,7 @@ cannot answer now is tried again when the subscriber is restored.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any, Final, cast
 
@@ -52,6 +53,9 @@ class Relay:
             name=f"subscriber {node_id}",
         )
         self.on_latency: Callable[[bytes], None] = lambda _event_id: None
+        self.on_stages: Callable[[bytes, bytes, float], None] = lambda _id, _body, _begun: None
+        self.stages_wanted = 0
+        """Of how many further reads the beginning is noted, for :attr:`on_stages`."""
         self._opening: dict[bytes, asyncio.Event] = {}
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self._subscribing: set[bytes] = set()
@@ -156,7 +160,8 @@ class Relay:
     async def begin(self, feed: Feed, after: Cursor | None, *, bad_cursor: bool) -> Beginning:
         """Where a reader begins, and what it is told: see :func:`~gateway.resync.begin`."""
         beginning = await begin(self.broker, feed, after, bad_cursor=bad_cursor)
-        self.hub.counters.resyncs += beginning.resync is not None
+        if beginning.resync is not None:
+            self.hub.told_resync(beginning.resync.reason)
         return beginning
 
     def join(
@@ -198,7 +203,7 @@ class Relay:
         resync = await go_on(self.broker, feed, feed.follower)
         if resync is None:
             return
-        self.hub.counters.resyncs += 1
+        self.hub.told_resync(resync.reason)
         frame = resync.frame()
         for member in feed.live:
             as_socket(member).send(frame)
@@ -303,6 +308,7 @@ class Relay:
 
     def flush(self) -> None:
         """Write what this turn has put into outboxes: one write per socket."""
+        begun = time.time() if self.stages_wanted and self.hub.first_heard else 0.0
         self.hub.read_ended()
         if self.hub.dirty:
             dirty, self.hub.dirty = self.hub.dirty, {}
@@ -311,6 +317,9 @@ class Relay:
         if self.hub.first_heard:
             sent, self.hub.first_heard = self.hub.first_heard, b""
             self.on_latency(sent)
+            if begun:
+                self.stages_wanted -= 1
+                self.on_stages(sent, self.hub.first_body, begun)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from broker.channels import Scope
 from broker.codec import Entry
@@ -12,6 +13,9 @@ from broker.redis.broker import Broker
 from broker.replay import Follower, judge, judge_connected
 from gateway.feed import Feed
 from gateway.frames import control
+
+REASONS: Final = ("expired", "forked", "unknown_cursor", "overrun")
+"""Why a client is told that something is missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ by its :class:`~gateway.dialects.dialect.Dialect`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -47,7 +48,9 @@ class RunOutbox(Outbox):
         if self.full:  # before it is translated: what comes again must not have been taken in
             return False
         self._family.add(run_id)
-        self._tell(self._dialect.event(Frame(text, cursor, event)))
+        # What somebody else than the SDK wrote may lack what the dialect looks for.
+        with suppress(LookupError, TypeError, ValueError, AttributeError):
+            self._tell(self._dialect.event(Frame(text, cursor, event)))
         if run_id == self._run_id and event.get("type") == AGENT_COMPLETED:
             self.ended = True
         return True
@@ -61,9 +64,10 @@ class RunOutbox(Outbox):
 
     def let_go(self, now_ms: int) -> None:
         """Its reader has everything; he is not kept while the run waits for him."""
-        if not self.ended and self._dialect.waits_until_ms > now_ms:
-            self._tell(self._dialect.leave())
-            self.ended = True
+        dialect = self._dialect
+        if not (self.ended or dialect.ended) and dialect.waits_until_ms > now_ms:
+            dialect.ended = True
+            self._tell(dialect.leave())
 
     def _tell(self, what: Iterable[Said]) -> None:
         for said, position in what:

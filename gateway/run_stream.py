@@ -42,6 +42,8 @@ LAST: Final = "Last-Event-ID"
 class RunStream(EventStream):
     """A client that reads one run, to its end, in its dialect."""
 
+    transport = "run"
+
     __slots__ = ("_registered", "_resumes", "_run")
 
     def __init__(

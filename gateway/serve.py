@@ -12,11 +12,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import structlog
@@ -27,6 +28,7 @@ from broker.embedded import EmbeddedRedis
 from broker.errors import ConfigurationError, RuncastError
 from broker.logs import configure_logging
 from gateway.app import Gateway, address
+from gateway.siblings import Place
 
 STOP_MARGIN_SECONDS: Final = 10.0
 """What a process may take beyond its drain before it is killed."""
@@ -108,13 +110,21 @@ async def _unless_ended(serving: Coroutine[Any, Any, object], redis: EmbeddedRed
 
 async def _serve_many(settings: Settings, processes: int) -> None:
     asked = _asked_to_stop()
-    with _reserved_port(settings) as reserved:
+    with _reserved_port(settings) as reserved, _meeting_place() as folder:
         settings = settings.model_copy(update={"port": reserved.getsockname()[1]})
         context = multiprocessing.get_context("spawn")
         ready = context.Semaphore(0)
         children = [
-            context.Process(target=_child, args=(settings, os.getpid(), ready))
-            for _ in range(processes)
+            context.Process(
+                target=_child,
+                args=(
+                    settings,
+                    os.getpid(),
+                    ready,
+                    Place(folder=folder, index=each, count=processes),
+                ),
+            )
+            for each in range(processes)
         ]
         for child in children:
             child.start()
@@ -143,7 +153,7 @@ def _acquire(ready: Semaphore, count: int, children: list[SpawnProcess]) -> bool
     return count == 0
 
 
-def _child(settings: Settings, parent: int, ready: Semaphore) -> None:
+def _child(settings: Settings, parent: int, ready: Semaphore, place: Place) -> None:
     """One of several gateway processes."""
     os.setsid()  # a Ctrl-C on the terminal is the parent's to hand on
     if sys.platform == "linux":
@@ -152,24 +162,24 @@ def _child(settings: Settings, parent: int, ready: Semaphore) -> None:
             return
     configure_logging(settings.log_format, settings.log_level)
     try:
-        _run(_serve_one(settings, ready))
+        _run(_serve_one(settings, ready, place))
     except RuncastError as error:
         log.critical("gateway_failed", reason=str(error))
         sys.exit(1)
 
 
-async def _serve_one(settings: Settings, ready: Semaphore) -> None:
-    async with _gateway(settings, share_port=True) as gateway:
+async def _serve_one(settings: Settings, ready: Semaphore, place: Place) -> None:
+    async with _gateway(settings, place=place) as gateway:
         ready.release()
         await gateway.serve()
 
 
 @asynccontextmanager
-async def _gateway(settings: Settings, *, share_port: bool = False) -> AsyncIterator[Gateway]:
+async def _gateway(settings: Settings, *, place: Place | None = None) -> AsyncIterator[Gateway]:
     """A gateway whose refusal to start names the port."""
     async with AsyncExitStack() as stack:
         try:
-            started = Gateway(settings, share_port=share_port)
+            started = Gateway(settings, place=place)
             gateway = await stack.enter_async_context(started)
         except OSError as error:
             raise port_refused(settings.host, settings.port, error) from None
@@ -225,6 +235,21 @@ def port_refused(host: str, port: int, error: OSError) -> ConfigurationError:
         todo = "Choose an address of this machine: --host, or RUNCAST_HOST."
     why = error.strerror or str(error)
     return ConfigurationError(setting=f"{host}, port {port}", why=why, todo=todo)
+
+
+@contextmanager
+def _meeting_place() -> Iterator[Path]:
+    """A folder for the sockets by which the processes tell each other their figures."""
+    try:
+        folder = TemporaryDirectory(prefix="runcast-")
+    except OSError as error:
+        raise ConfigurationError(
+            setting="--processes",
+            why=f"several processes need a folder for their sockets: {error}",
+            todo="Set TMPDIR to a folder that can be written to.",
+        ) from None
+    with folder as name:
+        yield Path(name)
 
 
 def _reserved_port(settings: Settings) -> socket.socket:

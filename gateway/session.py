@@ -136,23 +136,14 @@ class Session:
 
     __slots__ = ("_bad", "_legacy", "_max_message_bytes")
 
-    def __init__(self, mode: Mode, *, max_message_bytes: int) -> None:
+    def __init__(self, mode: Mode = Mode.MAIN, *, max_message_bytes: int) -> None:
         self._legacy = mode is Mode.LEGACY
         self._max_message_bytes = max_message_bytes
         self._bad: deque[float] | None = None
 
     def receive(self, text: bytes) -> Command:
         """The command in a text message, or :class:`FrameError`."""
-        if len(text) > self._max_message_bytes:
-            raise FrameError(
-                "message_too_large", f"a message has at most {self._max_message_bytes} bytes"
-            )
-        try:
-            frame = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            raise FrameError("bad_json", "a frame is one JSON object in UTF-8") from None
-        if not isinstance(frame, dict):
-            raise FrameError("bad_frame", "a frame is a JSON object")
+        frame = self.read(text)
         ref = frame.get("id")
         if ref is not None:
             ref = _checked(frame, "id", ref=None)
@@ -165,6 +156,20 @@ class Session:
         if self._legacy and kind in LEGACY_TEXT_FIELDS:
             kind, payload = "user_message", _from_legacy(kind, frame, payload)
         return _command(kind, ref, payload)
+
+    def read(self, text: bytes) -> dict[str, Any]:
+        """The JSON object that every frame is."""
+        if len(text) > self._max_message_bytes:
+            raise FrameError(
+                "message_too_large", f"a message has at most {self._max_message_bytes} bytes"
+            )
+        try:
+            frame = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise FrameError("bad_json", "a frame is one JSON object in UTF-8") from None
+        if not isinstance(frame, dict):
+            raise FrameError("bad_frame", "a frame is a JSON object")
+        return frame
 
     def misused(self, now: float) -> bool:
         """Count a bad frame; true when it was one too many."""

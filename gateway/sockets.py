@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from broker.channels import Owner
 from gateway.claims import Identity
@@ -17,6 +17,9 @@ from gateway.handshake import Opening
 
 class Connected(Protocol):
     """A connection that is there."""
+
+    transport: ClassVar[str]
+    """What it is made of, in a word: ``websocket``, ``sse``."""
 
     identity: Identity
     opening: Opening
@@ -32,10 +35,13 @@ class Sockets(Generic[S]):
     def __init__(self, turns: int) -> None:
         self._groups: list[set[S]] = [set() for _ in range(turns)]
         self._owners: Counter[Owner] = Counter()
-        self.modes: Counter[str] = Counter()
+        self.there: Counter[tuple[str, str]] = Counter()
+        """(mode, transport) → how many there are now."""
+        self.came: Counter[tuple[str, str]] = Counter()
+        """The same of all that have ever been."""
 
     def __len__(self) -> int:
-        return self.modes.total()
+        return self.there.total()
 
     def __iter__(self) -> Iterator[S]:
         for group in self._groups:
@@ -44,6 +50,19 @@ class Sockets(Generic[S]):
     def turn(self, at: int) -> Collection[S]:
         """One group; each socket is in one, for as long as it lives."""
         return self._groups[at % len(self._groups)]
+
+    @property
+    def turns(self) -> int:
+        """How many groups there are."""
+        return len(self._groups)
+
+    @property
+    def modes(self) -> Counter[str]:
+        """How many there are now, by mode."""
+        modes: Counter[str] = Counter()
+        for (mode, _), count in self.there.items():
+            modes[mode] += count
+        return modes
 
     @property
     def owners(self) -> Collection[Owner]:
@@ -59,7 +78,8 @@ class Sockets(Generic[S]):
         self._group(socket).add(socket)
         for owner in _owners(socket):
             self._owners[owner] += 1
-        self.modes[socket.opening.mode.value] += 1
+        self.there[_kind(socket)] += 1
+        self.came[_kind(socket)] += 1
 
     def discard(self, socket: S) -> None:
         """A socket is gone; twice is once."""
@@ -71,10 +91,14 @@ class Sockets(Generic[S]):
             self._owners[owner] -= 1
             if not self._owners[owner]:
                 del self._owners[owner]
-        self.modes[socket.opening.mode.value] -= 1
+        self.there[_kind(socket)] -= 1
 
     def _group(self, socket: S) -> set[S]:
         return self._groups[hash(socket.connection_id) % len(self._groups)]
+
+
+def _kind(socket: Connected) -> tuple[str, str]:
+    return socket.opening.mode.value, socket.transport
 
 
 def _owners(socket: Connected) -> tuple[Owner, ...]:

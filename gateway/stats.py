@@ -70,14 +70,16 @@ class Latency:
 class Tally:
     """What one gateway accepted and refused: by code, and by tenant."""
 
-    __slots__ = ("_tenants", "refused")
+    __slots__ = ("_tenants", "accepted", "refused")
 
     def __init__(self) -> None:
+        self.accepted = 0
         self.refused: Counter[str] = Counter()
         self._tenants: OrderedDict[str, dict[str, int]] = OrderedDict()
 
     def accept(self, tenant: str) -> None:
         """A message has begun a run."""
+        self.accepted += 1
         self._count(tenant, "messages")
 
     def refuse(self, code: str, tenant: str = "") -> None:

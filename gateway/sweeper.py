@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from typing import Final
 
 import structlog
@@ -48,6 +49,11 @@ class Sweeper:
         self._turn = Turn(broker.client, broker.keys.sweeper, node_id=node_id, lock_ms=LOCK_MS)
         self._answered = self._spare_until = -math.inf
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
+        self.active = False
+        """Whether it was this gateway's turn at the last tick that Redis answered."""
+        self.sweeps = 0
+        self.ended: Counter[str] = Counter()
+        """Runs that it ended, by status."""
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -55,10 +61,13 @@ class Sweeper:
             try:
                 mine = await self._turn.mine()
                 self._note_answer()
+                self.active = mine
                 if mine:
+                    self.sweeps += 1
                     await self.sweep()
                     self._note_answer()
             except BrokerUnavailable as error:  # an outage is logged by the connection
+                self.active = False
                 log.debug("sweep_failed", why=str(error))
             except ResponseError as error:
                 log.warning("sweep_failed", why=str(error))
@@ -130,5 +139,6 @@ class Sweeper:
             return False
         if status is None:
             return False
+        self.ended[status] += 1
         log.warning("run_ended_by_sweeper", run=run_id, status=status)
         return True

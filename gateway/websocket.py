@@ -18,6 +18,7 @@ from broker.events import timestamp
 from gateway import close_codes, session
 from gateway.claims import Identity
 from gateway.close_codes import CloseCode
+from gateway.command_queue import CommandQueue
 from gateway.connection import Connection, now_ms
 from gateway.conversation import Conversation
 from gateway.feed import Feed
@@ -40,16 +41,18 @@ even read: 1009."""
 class WebSocket(Connection):
     """A connected client that speaks and listens."""
 
+    transport = "websocket"
+
     __slots__ = (
-        "_conversation", "_frames_full_at", "_reader", "_reading_paused", "_session", "heard",
+        "_conversation", "_frames_full_at", "_reader", "_reading_paused", "heard", "session",
     )  # fmt: skip
 
     def __init__(self, node: Node, identity: Identity, opening: Opening) -> None:
         wire = WEBSOCKET_LEGACY if opening.mode is Mode.LEGACY else WEBSOCKET
         super().__init__(node, identity, opening, wire)
         self.heard = True
-        self._session = Session(opening.mode, max_message_bytes=node.settings.max_message_bytes)
-        self._conversation: Conversation | None = None
+        self.session = Session(opening.mode, max_message_bytes=node.settings.max_message_bytes)
+        self._conversation: CommandQueue | None = None
         self._frames_full_at = 0
         self._reading_paused = False
         self._reader: FrameReader | None = None
@@ -128,7 +131,7 @@ class WebSocket(Connection):
 
     def _on_text(self, text: bytes) -> None:
         try:
-            command = self._session.receive(text)
+            command = self.session.receive(text)
         except FrameError as error:
             self.refuse(error)
             return
@@ -140,10 +143,14 @@ class WebSocket(Connection):
                 self.refuse(FrameError("bad_frame", "nested too deeply", ref=command.ref))
             return
         if self._conversation is None:
-            self._conversation = Conversation(self)
+            self._conversation = self.new_conversation()
         self._conversation.add(command)
         if self._conversation.full:
             self.pause_reading()
+
+    def new_conversation(self) -> CommandQueue:
+        """Who carries its commands out."""
+        return Conversation(self)
 
     # --- what the conversation asks
 
@@ -182,10 +189,14 @@ class WebSocket(Connection):
     def refuse(self, error: FrameError) -> None:
         """Answer with an error; too many bad frames close the connection."""
         self.node.tally.refuse(error.code, self.identity.owner.tenant)
-        self.send(reply("error", error.ref, error.payload))
+        self.tell_error(error)
         self.flush()
-        if error.bad and self._session.misused(time.monotonic()):
+        if error.bad and self.session.misused(time.monotonic()):
             self.close(close_codes.MISUSE)
+
+    def tell_error(self, error: FrameError) -> None:
+        """In its words."""
+        self.send(reply("error", error.ref, error.payload))
 
     # --- heartbeat, closing
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Final
+
 from broker.lifecycle import State
 from broker.redis.records import pairs
 from broker.redis.store import Store, unavailable_if_refused
+
+AT_ONCE: Final = 500
+"""Runs asked for in one turn: ten thousand would keep the event loop from all else."""
 
 
 class Figures(Store):
@@ -16,19 +22,7 @@ class Figures(Store):
 
         Counted, not estimated; ``most`` per partition bounds the work.
         """
-        members = await self.client.execute_many(
-            [
-                ("ZRANGE", self.keys.leases(each), 0, most - 1)
-                for each in range(self.keys.partitions)
-            ]
-        )
-        stored = await self.client.execute_many(
-            [
-                ("HMGET", self.keys.run(partition, run_id.decode(errors="replace")), "state", "seq")
-                for partition, runs in enumerate(members)
-                for run_id in runs
-            ]
-        )
+        stored = await self._of_open_runs("state", "seq", most=most)
         counts = {state.value: 0 for state in State if state is not State.COMPLETED}
         published = 0
         for word, seq in stored:
@@ -37,6 +31,34 @@ class Figures(Store):
                 counts[state] += 1
                 published += number
         return counts, published
+
+    @unavailable_if_refused
+    async def open_by_agent(self, *, most: int = 10_000) -> Counter[tuple[str, str]]:
+        """How many open runs there are by agent and state; as :meth:`open_by_state`."""
+        states = {state.value for state in State if state is not State.COMPLETED}
+        counts: Counter[tuple[str, str]] = Counter()
+        for stored in await self._of_open_runs("agent", "state", most=most):
+            agent, state = ((each or b"").decode(errors="replace") for each in stored)
+            if state in states:
+                counts[agent, state] += 1
+        return counts
+
+    async def _of_open_runs(self, *fields: str, most: int) -> list[list[bytes | None]]:
+        members = await self.client.execute_many(
+            [
+                ("ZRANGE", self.keys.leases(each), 0, most - 1)
+                for each in range(self.keys.partitions)
+            ]
+        )
+        asked: list[tuple[bytes | str, ...]] = [
+            ("HMGET", self.keys.run(partition, run_id.decode(errors="replace")), *fields)
+            for partition, runs in enumerate(members)
+            for run_id in runs
+        ]
+        told: list[list[bytes | None]] = []
+        for at in range(0, len(asked), AT_ONCE):
+            told += await self.client.execute_many(asked[at : at + AT_ONCE])
+        return told
 
     @unavailable_if_refused
     async def ended_by_agent(self) -> dict[str, int]:

@@ -81,7 +81,7 @@ def questions(demo: str) -> dict[str, str]:
 async def chromium() -> AsyncIterator["Browser"]:
     from playwright.async_api import async_playwright, expect  # noqa: PLC0415
 
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=60_000)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

@@ -121,4 +121,4 @@ async def expect_steps(run: Locator, *missing: str) -> None:
 
 
 async def expect_ended(run: Locator, status: str = "succeeded") -> None:
-    await expect(run).to_have_attribute("data-status", status, timeout=30_000)
+    await expect(run).to_have_attribute("data-status", status, timeout=60_000)

@@ -59,12 +59,12 @@ class SharedTabs:
 
     async def heard(self, page: "Page", run_id: str, count: int) -> None:
         arrived = "([run, count]) => told.filter(({run_id}) => run_id === run).length >= count"
-        await page.wait_for_function(arrived, arg=[run_id, count], timeout=20_000)
+        await page.wait_for_function(arrived, arg=[run_id, count], timeout=60_000)
 
     async def ended(self, run_id: str) -> None:
         ended = "(run) => told.some((e) => e.run_id === run && e.type === 'agent_completed')"
         for page in self.pages:
-            await page.wait_for_function(ended, arg=run_id, timeout=20_000)
+            await page.wait_for_function(ended, arg=run_id, timeout=60_000)
 
     async def leader(self) -> "Page":
         """The page that holds the lock, and so the socket."""
@@ -100,7 +100,9 @@ class SharedTabs:
 
 @pytest.mark.timeout(300)
 async def test_tabs_share_a_socket_and_none_loses_or_doubles_an_event(chromium: "Browser") -> None:
-    async with chaos(lambda _: None, gateways=1, doors=True) as scene:
+    async with chaos(
+        lambda _: None, gateways=1, doors=True, RUNCAST_HEARTBEAT_SECONDS="2"
+    ) as scene:
         context = await chromium.new_context(bypass_csp=True)  # to wait for what is in the page
         tabs = SharedTabs(scene, context, "alice")
         door = scene.gateways[0].door
@@ -135,7 +137,7 @@ async def test_tabs_share_a_socket_and_none_loses_or_doubles_an_event(chromium: 
             await leader.goto("chrome://crash")
         await tabs.ended(run_id)
         await tabs.judge()
-        await until(lambda: tabs.sockets() == 1, seconds=20, what="one socket")
+        await until(lambda: tabs.sockets() == 1, what="one socket")
         await context.close()
 
 

@@ -189,7 +189,7 @@ async def test_a_killed_masters_replica_is_followed(report: Report) -> None:
                 recovery = await scene.recovered(promotion)
                 in_all = await scene.recovered(killed)
             scene.log_urls = urls(redis)
-            await scene.settle(seconds=GONE_SECONDS)
+            await scene.settle(gone_seconds=GONE_SECONDS)
             scene.judge(
                 fault=f"Cluster: master killed; from the promotion (in all {in_all:.1f} s)",
                 recovery_seconds=recovery,
@@ -221,7 +221,7 @@ async def test_nobody_stays_on_a_master_that_was_cut_off_and_replaced(report: Re
                     what="nobody listens to the old master",
                 )
             scene.log_urls = urls(redis)
-            await scene.settle(seconds=GONE_SECONDS)
+            await scene.settle(gone_seconds=GONE_SECONDS)
             scene.judge(
                 fault="Cluster: master cut off, replaced, and back at once; from the promotion",
                 recovery_seconds=recovery,
@@ -345,6 +345,7 @@ async def test_everything_is_subscribed_again_in_batches_of_one_slot() -> None:
             await until(
                 lambda: old.raw("PUBSUB", "SHARDCHANNELS") == [], what="the old one is left"
             )
+            await until(lambda: client.connected, what="the publisher is at the new master")
             await asyncio.gather(*(client.publish(channel, b"x") for channel in channels))
             await until(lambda: len(heard) == CHANNELS, what="every channel is heard")
             assert set(heard.values()) == {1}, "something was heard twice"

@@ -173,7 +173,9 @@ async def test_a_master_that_does_not_know_that_it_was_replaced_is_left(report: 
     to it: everybody leaves it, and is told what was lost with it."""
     with sentinel_redis() as redis:
         stale = redis.master
-        async with chaos(report, redis=stale, RUNCAST_REDIS_URL=redis.url) as scene:
+        async with chaos(
+            report, redis=stale, RUNCAST_REDIS_URL=redis.url, RUNCAST_LEASE_SECONDS="5"
+        ) as scene:
             await scene.populate(users=2)
             async with asking(list(scene.clients)):
                 stale.pause()
@@ -185,7 +187,7 @@ async def test_a_master_that_does_not_know_that_it_was_replaced_is_left(report: 
                 left = time.monotonic()
                 assert stale.command("ROLE")[0] == "master", "it was demoted before it was left"
                 recovery = await scene.recovered(left)
-            await scene.settle(seconds=GONE_SECONDS)
+            await scene.settle(gone_seconds=GONE_SECONDS)
             scene.judge(
                 fault=f"Sentinel: a stale master goes on; from its last client's leave "
                 f"(which took {left - promotion:.1f} s)",
@@ -278,7 +280,7 @@ async def test_a_replica_promoted_without_the_tail_is_told_to_everyone_concerned
                 recovery = await scene.recovered(promotion, [connected, bystander])
             back = await scene.connect("alice", after=within.cursor, name="alice is back")
             level = await scene.connect("alice", after=before.cursor, name="alice had no tail")
-            await scene.settle(seconds=GONE_SECONDS)
+            await scene.settle(gone_seconds=GONE_SECONDS)
             scene.judge(
                 fault="replica promoted without the tail", recovery_seconds=recovery,
                 rolled_back=True,
@@ -372,7 +374,7 @@ async def forgotten(
             recovery = await scene.recovered(since, loaded)
         back = await scene.connect("carol", after=seen, name="carol, who missed the rest")
         await one_run(quiet)
-        await scene.settle(seconds=GONE_SECONDS)
+        await scene.settle(gone_seconds=GONE_SECONDS)
         scene.judge(fault=fault, recovery_seconds=recovery, rolled_back=True)
         for client in (*loaded, quiet, back):
             assert forks(client), f"{client.name} was not told"

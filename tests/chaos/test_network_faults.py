@@ -262,6 +262,7 @@ async def test_every_other_message_suppressed_costs_nothing(report: Report) -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_the_redis_connection_killed_again_and_again_during_resubscription(
     report: Report,
 ) -> None:
@@ -286,6 +287,7 @@ async def test_the_redis_connection_killed_again_and_again_during_resubscription
                 await strict.send("attach", {"run_id": run.id}, ref=run.id)
             await strict.until(
                 lambda frames: sum(frame["type"] == "ok" for frame in frames) == len(runs),
+                seconds=200,
                 what="2,000 subscriptions",
             )
             async with scene.load(count=10):

@@ -63,7 +63,7 @@ async def test_seats_that_a_new_redis_never_heard_of_are_counted_again(
     limits = {
         "RUNCAST_MAX_CONNECTIONS_PER_USER": str(SEATS),
         "RUNCAST_PREFIX": prefix,
-        "RUNCAST_HEARTBEAT_SECONDS": "1",
+        "RUNCAST_HEARTBEAT_SECONDS": "4",
     }
     with running_redis() as redis, running_fleet(redis, **limits) as fleet:
         one, other = fleet.gateway(), fleet.gateway()

@@ -156,7 +156,7 @@ async def test_channels_that_are_left_and_taken_up_all_the_time_lose_nothing(
     connections: int,
 ) -> None:
     """Next to nothing lingers: the last one to leave unsubscribes while others connect."""
-    monkeypatch.setattr(relay, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(relay, "LINGER_SECONDS", 0.25)
     hub = gateway.node.relay.hub
     closed: Counter[bytes] = Counter()
     remove = hub.remove

@@ -1,17 +1,13 @@
 """Official AG-UI clients in one Node process, and what their pages would show."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.conformance.node_program import NodeProgram
 from tests.support.servers import token
-
-PROGRAM = Path(__file__).parent / "support" / "ag-ui.mjs"
-PATIENCE_SECONDS = 20.0
 
 Event = dict[str, Any]
 
@@ -28,7 +24,7 @@ class Page:
 
     async def do(self, action: str, **given: Any) -> None:
         """Begin something; :meth:`until` tells when it has come about."""
-        await self.process.do(self.name, action, **given)
+        await self.process.do(action, client=self.name, **given)
 
     async def run(self, text: str | None = None, run_id: str = "m1", **given: Any) -> None:
         """Begin a run, or go on with one."""
@@ -42,7 +38,7 @@ class Page:
         assert not self.done[-1].get("error"), self.done[-1]
 
     async def until(self, condition: Callable[[], object]) -> None:
-        await self.process.until(condition, lambda: self)
+        await self.process.until(condition, lambda: (self, self.process.warned))
 
     def kinds(self) -> list[str]:
         return [event["type"] for event in self.events]
@@ -82,15 +78,15 @@ class Page:
         return said
 
 
-class Clients:
-    """The Node process."""
+class Clients(NodeProgram):
+    """All of them."""
+
+    program = Path(__file__).parent / "support" / "ag-ui.mjs"
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+        super().__init__(process)
         self._pages: dict[str, Page] = {}
         self.warned: list[str] = []
-        self._changed = asyncio.Condition()
-        self._reader = asyncio.create_task(self._read())
 
     async def open(
         self, base: str, agent: str, *, kind: str = "official", user: str = "alice", **given: Any
@@ -101,51 +97,13 @@ class Clients:
         await page.do("open", kind=kind, url=f"{base}/agui/{agent}", token=token(user), **given)
         return page
 
-    async def do(self, client: str, action: str, **given: Any) -> None:
-        assert self._process.stdin is not None
-        line = json.dumps({"client": client, "action": action, **given})
-        self._process.stdin.write(line.encode() + b"\n")
-        await self._process.stdin.drain()
-
-    async def until(self, condition: Callable[[], object], shown: Callable[[], object]) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS), self._changed:
-                await self._changed.wait_for(condition)
-        except TimeoutError:
-            raise AssertionError(f"it does not come about: {shown()} {self.warned}") from None
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            said = json.loads(line)
-            page = self._pages.get(said["client"])
-            async with self._changed:
-                if page is None:
-                    self.warned.append(said["warned"])
-                elif "event" in said:
-                    page.events.append(said["event"])
-                elif "done" in said:
-                    page.done.append(said["done"])
-                else:
-                    page.shown = said["shown"]
-                self._changed.notify_all()
-
-    async def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        await self._process.wait()
-        await self._reader
-
-
-@asynccontextmanager
-async def running_clients() -> AsyncIterator[Clients]:
-    """The process; what it says on standard error is shown by pytest."""
-    process = await asyncio.create_subprocess_exec(
-        "node", str(PROGRAM), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        limit=1 << 24,
-    )  # fmt: skip
-    clients = Clients(process)
-    try:
-        yield clients
-    finally:
-        await clients.end()
+    def take(self, said: dict[str, Any]) -> None:
+        page = self._pages.get(said["client"])
+        if page is None:
+            self.warned.append(said["warned"])
+        elif "event" in said:
+            page.events.append(said["event"])
+        elif "done" in said:
+            page.done.append(said["done"])
+        else:
+            page.shown = said["shown"]

@@ -14,14 +14,13 @@ from broker.channels import Owner
 from broker.config import Settings
 from broker.redis.broker import Broker
 from gateway.app import Gateway
-from tests.conformance.ag_ui_client import Clients, Page, running_clients
+from tests.conformance.ag_ui_client import Clients, Page
 from tests.support.agui import check_stream
+from tests.support.clients import eventually
 from tests.support.fault_proxy import FaultProxy
 from tests.support.servers import OPERATOR_KEY, Redis, running_fleet, token
 
 SAID = "Grüße 👋🏽 from the 東京 office, “quoted”, \u2028 and a tab\t."
-
-pytestmark = pytest.mark.timeout(90)
 
 
 class Agents:
@@ -109,7 +108,7 @@ async def agents(settings: Settings) -> AsyncIterator[Agents]:
 
 @pytest.fixture
 async def clients() -> AsyncIterator[Clients]:
-    async with running_clients() as clients:
+    async with Clients.running() as clients:
         yield clients
     assert not [each for each in clients.warned if "ag-ui" in each], clients.warned
 
@@ -355,6 +354,11 @@ async def more(page: Page, events: int) -> None:
     await page.until(lambda: len(page.events) >= already + events)
 
 
+async def carries(proxy: FaultProxy, more_bytes: int) -> None:
+    already = proxy.counters.bytes_down
+    await eventually(lambda: proxy.counters.bytes_down >= already + more_bytes)
+
+
 def shows(page: Page) -> str:
     return page.text() if page.shown else ""
 
@@ -366,6 +370,7 @@ async def test_cuts_lose_and_double_nothing_and_begin_no_second_run(
         page = await clients.open(proxy.base, "pieces", kind="tanstack")
         await page.run("go")
         for _ in range(6):
+            await carries(proxy, 4096)  # a client that gets nothing by its new way gives up
             await more(page, 23)
             assert proxy.cut()
         await more(page, 1)

@@ -45,3 +45,10 @@ def test_ag_ui_asks(redis_server: Redis, tmp_path: Path) -> None:
         redis_server, tmp_path, "ag-ui.mjs", "go", says="7\nseven\n", AGENT="asks two"
     )
     assert shown.splitlines()[-1].endswith('["7", "seven"]')
+
+
+@pytest.mark.timeout(150)
+def test_ai_sdk(redis_server: Redis, tmp_path: Path) -> None:
+    shown = run_example(redis_server, tmp_path, "ai-sdk.mjs")
+    page = (ROOT / "docs" / "how-to" / "use-ai-sdk.md").read_text("utf-8")
+    assert f"node ai-sdk.mjs\n{shown}```" in page

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from agents_sdk import Run, Worker
 from agents_sdk.ids import new_id
+from agents_sdk.service import ANNOUNCE_SECONDS
 from broker.channels import Scope
 from broker.config import Settings
 from broker.errors import RunExists
@@ -283,3 +285,12 @@ async def test_a_queue_that_is_gone_does_not_keep_a_worker_from_leaving(
 ) -> None:
     async with worker(settings, "one").running():
         await broker.client.execute("DEL", broker.keys.requests("one"))
+
+
+async def test_agents_are_known_between_announcements_however_short_the_retention_time_is(
+    broker: Broker,
+) -> None:
+    """With three seconds they were unknown for two of every five."""
+    broker.limits = replace(broker.limits, history_ttl_seconds=3)
+    await broker.announce([AgentSpec(name="a")])
+    assert await broker.client.execute("TTL", broker.keys.agents) > 2 * ANNOUNCE_SECONDS

@@ -221,22 +221,27 @@ class Scene(Stage):
             await asyncio.sleep(0.05)
         return slowest - since
 
-    async def settle(self, *, seconds: float = PATIENCE_SECONDS) -> None:
+    async def settle(
+        self, *, seconds: float = PATIENCE_SECONDS, gone_seconds: float | None = None
+    ) -> None:
         """Wait until all runs have ended and every client that should be connected has all.
 
-        Returns at the deadline as well: :meth:`judge` then names what is missing.
+        ``gone_seconds``: how long to wait for runs of which no log has anything: they may be gone
+        with it. Returns at the deadline as well: :meth:`judge` then names what is missing.
         """
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < seconds:
             logs = await asyncio.to_thread(self.logs)
-            if not list(self._unsettled(logs)):
+            gone = gone_seconds is not None and passed > gone_seconds
+            if not list(self._unsettled(logs, gone=gone)):
                 return
             await asyncio.sleep(0.2)
 
-    def _unsettled(self, logs: dict[Place, list[Entry]]) -> Iterator[str]:
+    def _unsettled(self, logs: dict[Place, list[Entry]], *, gone: bool) -> Iterator[str]:
+        begun = {e.run_id for log in logs.values() for e in log}
         ended = {e.run_id for log in logs.values() for e in log if e.type == "agent_completed"}
         for run_id, run in self._all_runs(logs).items():
-            if run.accepted and run_id not in ended:
+            if run.accepted and run_id not in ended and (run_id in begun or not gone):
                 yield f"run {run_id} has not ended"
         for client in self.clients:
             if not client.expected:

@@ -9,6 +9,7 @@ import aiohttp
 
 from broker.channels import Owner
 from gateway.tokens import issue_token
+from tests.support.chaos import QUICK_SECONDS
 from tests.support.clients import FIVE, Client, Frame, payload_of
 from tests.support.servers import OPERATOR_KEY, SECRET
 
@@ -105,7 +106,7 @@ class Seat:
         if self.void_from is not None:
             limit = self.void_from
             pairs = zip(client.frames, client.times, strict=True)
-            self.late += [frame for frame, at in pairs if at > limit + 1.5]
+            self.late += [frame for frame, at in pairs if at > limit + QUICK_SECONDS]
             self.void_from = None
         ids = [frame["id"] for frame in client.logged() if frame["type"] != "error"]
         if ids and self.mode != "legacy":

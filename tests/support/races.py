@@ -51,7 +51,9 @@ SCOPES: Final = {"main": "user", "main, one thread": "user", "factory": "thread"
 STARTS: Final = ("now", "newest", "somewhere", "0-0")
 
 READ_SECONDS: Final = 30.0
+UNREADY: Final = 503
 UNAVAILABLE: Final = 4503
+"""What a gateway answers that does not get to hear a channel in time."""
 MOST_TURNS: Final = 12
 
 
@@ -222,6 +224,8 @@ class Lane:
                 while cursor(reading.position) < cursor(reading.until):
                     reading.frames.append(await socket.receive_json())
         except (TimeoutError, TypeError, aiohttp.ClientError) as error:  # TypeError: it was closed
+            if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == UNREADY:
+                return False
             seen = [(frame["type"], frame.get("id")) for frame in reading.frames]
             raise AssertionError(
                 f"{self.user} after {reading.start}, waiting {what}: {error!r}; got {seen}"

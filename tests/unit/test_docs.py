@@ -94,6 +94,26 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert fragment in anchors(path), f"{target}: no such heading"
 
 
+def rows_unlike_their_head(text: str) -> list[str]:
+    """Rows of tables with more cells, or fewer, than the first of their table."""
+    wanted, found = 0, []
+    for line in text.splitlines():
+        cells = CODE.sub("", line).replace(r"\|", "").count("|") if line.startswith("|") else 0
+        if cells and wanted and cells != wanted:
+            found.append(line)
+        wanted = (wanted or cells) if cells else 0
+    return found
+
+
+def test_rows_of_tables_have_the_cells_that_their_head_has(page: Path) -> None:
+    assert rows_unlike_their_head(prose(page)) == []
+
+
+def test_a_row_with_a_cell_too_many_is_found() -> None:
+    table = "| a | b |\n| --- | --- |\n| `x|y` | z |\n| x || y |\n\n| one |\n| --- |"
+    assert rows_unlike_their_head(table) == ["| x || y |"]
+
+
 def test_settings_exist(page: Path) -> None:
     for name in SETTING.findall(page.read_text(encoding="utf-8")):
         assert name.lower() in Settings.model_fields, f"{ENV_PREFIX}{name}"

@@ -90,7 +90,7 @@ class Asks(Native):
     """Waits for its user from its first event on, until 5 s after 1970; a control frame ends it."""
 
     def event(self, frame: Frame) -> Iterable[Said]:
-        self.waits_until_ms = 5000
+        self.waits_until_ms = 5000 if frame.fields["asks"] else 0
         return super().event(frame)
 
     def control(self, frame: Frame) -> Iterable[Said]:
@@ -113,11 +113,22 @@ def let_go(outbox: RunOutbox, now_ms: int) -> bool:
 def test_a_reader_for_whom_the_run_waits_is_let_go_once() -> None:
     outbox = asks()
     assert not let_go(outbox, 1)
-    push(outbox, event("r"))
+    push(outbox, event("r", asks=True))
     assert not let_go(outbox, 5000)  # nobody can answer any more
     assert let_go(outbox, 4999)
-    assert let_go(outbox, 4999)
-    assert outbox.take() == sse_message(event("r"), b"5-0") + sse_message(b"answer me", b"")
+    outbox.ended = False  # its socket has seen that, and says goodbye
+    assert not let_go(outbox, 4999)
+    assert outbox.take() == sse_message(event("r", asks=True), b"5-0") + sse_message(
+        b"answer me", b""
+    )
+
+
+def test_an_event_that_its_dialect_cannot_read_harms_nobody() -> None:
+    outbox = asks()
+    assert push(outbox, event("r"))
+    assert outbox.take() == b""
+    assert push(outbox, event("r", kind="agent_completed"))
+    assert outbox.ended
 
 
 def test_nothing_follows_what_a_dialect_says_last() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 from uuid import uuid4
 
 import pytest
@@ -20,6 +21,8 @@ relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 @dataclass(eq=False)
 class Socket:
+    transport: ClassVar[str] = "websocket"
+
     identity: Identity
     opening: Opening
     connection_id: str = field(default_factory=lambda: uuid4().hex)

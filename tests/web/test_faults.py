@@ -30,7 +30,7 @@ async def scene_with(
     mode: str, thread: str | None, **options: Any
 ) -> AsyncIterator[tuple[Scene, NodeClient]]:
     """One gateway behind a door, and a client that keeps asking."""
-    async with chaos(unreported, gateways=1, doors=True) as scene:
+    async with chaos(unreported, gateways=1, doors=True, RUNCAST_HEARTBEAT_SECONDS="2") as scene:
         base = scene.gateways[0].base
         user = "ünï {x} 100%"
         async with node_client(

@@ -9,5 +9,5 @@ export default defineConfig({
     // The client has no packages of its own beside it.
     alias: { runcast: here("../../gateway/web"), react: here("node_modules/react") },
   },
-  test: { include: ["*.test.js"], testTimeout: 10_000, unstubGlobals: true, maxWorkers: 2 },
+  test: { include: ["*.test.js"], testTimeout: 60_000, hookTimeout: 60_000, unstubGlobals: true, maxWorkers: 2 },
 });
