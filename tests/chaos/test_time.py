@@ -96,7 +96,7 @@ async def test_idle_beyond_the_logs_ttl_costs_a_connected_client_nothing(report:
 
 
 async def test_nothing_is_kept_for_ever(report: Report) -> None:
-    """Every key has a time to live from the moment that it exists; in the end all are gone."""
+    """Every key has a time to live as soon as it exists; in the end all are gone."""
     async with chaos(report, gateways=1, workers=1, RUNCAST_HISTORY_TTL_SECONDS=str(TTL)) as scene:
         await scene.populate(users=3)
         seen: set[bytes] = set()
@@ -106,7 +106,8 @@ async def test_nothing_is_kept_for_ever(report: Report) -> None:
                 await client.until_ended(await client.ask({"text": "abc" * 20}, agent=agent))
                 left = ttls(scene)
                 seen |= left.keys()
-                for_ever = [key for key, ms in left.items() if ms == -1]
+                again = ttls(scene)  # a key and its time may be two commands of one write
+                for_ever = [key for key, ms in left.items() if ms == again.get(key) == -1]
                 assert not for_ever, f"keys without a time to live: {for_ever}"
                 longest = {key: ms for key, ms in left.items() if ms > 160_000}
                 assert not longest, f"far beyond what the settings say: {longest}"

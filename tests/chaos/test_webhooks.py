@@ -13,7 +13,7 @@ from tests.support.history import Place, cursor
 from tests.support.history_values import TERMINAL
 from tests.support.webhook_receiver import CUT, HANG, SECRET, Receiver, Reply
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 MOODS: dict[int, Reply] = {0: 500, 1: CUT, 2: HANG}

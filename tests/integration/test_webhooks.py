@@ -29,7 +29,7 @@ from tests.support.servers import OPERATOR_KEY, Redis, running_redis
 from tests.support.servers import SECRET as JWT_SECRET
 from tests.support.webhook_receiver import CUT, HANG, LATE, SECRET, Receiver, Reply
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 Ended = list[tuple[tuple[str, str], str]]
 
@@ -202,7 +202,7 @@ async def test_a_receiver_that_is_not_there_yet_gets_everything(
         async def refused() -> bool:
             return (await stats(gateway))["retried"] >= 2
 
-        await until(refused, seconds=30)
+        await until(refused, seconds=90)
         async with Receiver(port=gone._port) as receiver:
             await receiver.until_taken(run for _, run in ended)
             receiver.judge(ended)
@@ -244,7 +244,7 @@ async def test_what_is_not_taken_in_time_is_put_aside(
         async def put_aside() -> bool:
             return (await stats(gateway))["put_aside"] == 2
 
-        await until(put_aside, seconds=30)
+        await until(put_aside, seconds=90)
         assert set(receiver.tried(bad[0][1])) == {500}
         await receiver.until_taken([good[0][1]])
         assert not await waiting(broker)
@@ -266,7 +266,7 @@ async def test_what_finds_no_room_is_dropped_and_counted(
             async def counted() -> bool:
                 return (await stats(gateway))["dropped"] == 2
 
-            await until(counted, seconds=30)
+            await until(counted, seconds=90)
             receiver.judge(ended[:3])
 
 
@@ -284,7 +284,7 @@ async def test_what_is_no_event_is_put_aside_and_holds_up_nobody(
         async def put_aside() -> bool:
             return (await stats(gateway))["put_aside"] == 2
 
-        await until(put_aside, seconds=30)
+        await until(put_aside, seconds=90)
         assert not await waiting(broker)
 
 
@@ -301,7 +301,7 @@ async def test_a_gateway_that_ends_leaves_the_rest_to_another_one(
             await receiver.until(lambda: bool(receiver.posts), what="a post")
 
             async def answer_when_it_ends() -> None:
-                await until(lambda: ending.node.draining, seconds=30)
+                await until(lambda: ending.node.draining, seconds=90)
                 receiver.go_on()
 
             answering = asyncio.create_task(answer_when_it_ends())
@@ -330,7 +330,7 @@ async def test_a_gateway_that_has_its_turn_again_knows_what_was_there_and_what_c
         async def has_let_go() -> bool:
             return (await stats(gateway))["waiting"] == 0
 
-        await until(has_let_go, seconds=30)
+        await until(has_let_go, seconds=90)
         ended += await end_runs(publisher, "t1")
         open_again.set()
         await receiver.until_taken(run for _, run in ended)
@@ -370,7 +370,7 @@ async def test_over_tls_only_a_receiver_that_is_trusted_gets_anything(
             async def refused() -> bool:
                 return (await stats(gateway))["retried"] >= 1
 
-            await until(refused, seconds=30)
+            await until(refused, seconds=90)
         assert not false.posts
     async with (
         Receiver(tls=served_with(ours.issue("true"))) as receiver,
@@ -440,7 +440,7 @@ async def test_what_was_taken_while_redis_was_away_is_not_posted_again(
         async with Receiver(taken_as_redis_goes) as receiver, posting(behind, receiver) as gateway:
             ended = await end_runs(publisher, "t1", "t1")
             await receiver.until(lambda: bool(receiver.posts), what="a post")
-            await until(lambda: not gateway.node.client.connected, seconds=30)
+            await until(lambda: not gateway.node.client.connected, seconds=90)
             network.restore()
             await receiver.until_taken([ended[0][1]])
 
@@ -452,7 +452,7 @@ async def test_what_was_taken_while_redis_was_away_is_not_posted_again(
                 network.restore()
                 return await all_out()
 
-            await until(again, seconds=30)
+            await until(again, seconds=90)
             receiver.judge(ended)
             assert len(receiver.posts) == 2
 

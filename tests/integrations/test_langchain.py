@@ -35,7 +35,7 @@ from agents_sdk.integrations.langchain import (
 from agents_sdk.testing import expect, run_agent
 from tests.support.langchain_graphs import asks_for, population, says, weather
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 Event = dict[str, Any]
 PROMPT = ChatPromptTemplate.from_template("Tell me about {topic}")

@@ -19,7 +19,7 @@ from agents_sdk.integrations import otel
 from agents_sdk.integrations.otel import RunSpanProcessor
 from agents_sdk.testing import expect, run_agent
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 Event = dict[str, Any]
 

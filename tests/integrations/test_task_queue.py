@@ -21,7 +21,7 @@ from agents_sdk.testing import expect
 from tests.support.clients import Client, Frame, payload_of
 from tests.support.servers import Fleet, Process, Redis, running_fleet, spawn, wait_until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/how-to/use-a-task-queue.md"
@@ -85,7 +85,7 @@ async def ended(client: Client) -> Frame:
     def found(frames: list[Frame]) -> list[Frame]:
         return [frame for frame in frames if frame["type"] == "agent_completed"]
 
-    frames: list[Frame] = await client.until(found, seconds=40, what="the end of the run")
+    frames: list[Frame] = await client.until(found, seconds=120, what="the end of the run")
     return frames[0]
 
 

@@ -19,7 +19,7 @@ from tests.support.servers import token as make_token
 
 Frame = dict[str, Any]
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 """Until what should happen counts as not happening: long enough for a machine that stands still."""
 
 FIVE = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed")
@@ -215,6 +215,18 @@ def payload_of(frame: Frame) -> dict[str, Any]:
     """The payload, in either shape."""
     payload: dict[str, Any] = frame["payload"] if "payload" in frame else frame["data"]
     return payload
+
+
+def streamed(frames: Iterable[Frame]) -> dict[str, str]:
+    """Run → its text, put together as protocol section 2 says: offset 0 begins it anew."""
+    texts: dict[str, bytes] = {}
+    for frame in frames:
+        if frame["type"] == "agent_delta":
+            run_id, delta = frame["run_id"], payload_of(frame)
+            before = b"" if delta["offset"] == 0 else texts.get(run_id, b"")
+            if len(before) == delta["offset"]:  # else it continues nothing that was received
+                texts[run_id] = before + delta["text"].encode()
+    return {run_id: text.decode() for run_id, text in texts.items()}
 
 
 def is_terminal(frame: Frame, run_id: str) -> bool:

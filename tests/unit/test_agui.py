@@ -564,7 +564,7 @@ def texts_until(items: Sequence[Frame]) -> list[Frame]:
     return [delta(run_id, 0, text) for run_id, text in kept.items()]
 
 
-@pytest.mark.timeout(60)  # a hundred runs, each cut up to three times
+@pytest.mark.timeout(300)  # a hundred runs, each cut up to three times
 @given(timelines(), st.data())
 def test_cut_anywhere_and_resumed_it_is_the_same_run(line: Timeline, data: st.DataObject) -> None:
     """Each response is lawful by itself, and together they show what one shows that was not cut."""

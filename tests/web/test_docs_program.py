@@ -91,7 +91,7 @@ for (const { type, payload } of (await asked.json()).events) {
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_the_program_of_a_worker(redis_server: Redis, tmp_path: Path) -> None:
     program = snippet("docs/how-to/publish-from-any-language.md", "report.mjs")
     shown = run_program(redis_server, tmp_path, program + HISTORY)
