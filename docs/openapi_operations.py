@@ -1,4 +1,7 @@
-"""The operations of the gateway's HTTP paths (protocol sections 3 and 7): a table."""
+"""The operations of the gateway's HTTP paths (protocol sections 3 and 7).
+
+It is long because it is one table.
+"""
 
 from __future__ import annotations
 
