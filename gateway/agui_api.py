@@ -39,7 +39,6 @@ bounded as any message is."""
 RESUMES: Final = "X-Run-Id"
 """Header of clients that come back with ``Last-Event-ID`` when they are cut off: TanStack AI."""
 
-
 NAMES: Final = ("threadId", "runId", "offset", "limit", "before")
 """Parameters of TanStack AI; a run is always told from its beginning, and a thread as a whole."""
 
@@ -90,9 +89,7 @@ async def look(request: web.Request) -> web.StreamResponse:
     node = request.app[NODE]
     identity = await user_of(node, request)
     query = MultiDict(request.query)
-    names = {
-        name: query.pop(name, None) for name in ("threadId", "runId", "offset", "limit", "before")
-    }
+    names = {name: query.pop(name, None) for name in NAMES}
     if names["runId"] is not None:
         return await _join(request, node, identity, names["runId"], dict(query))
     if names["threadId"] is None:
