@@ -71,6 +71,7 @@ class Agents:
 
     async def fails(self, run: Run) -> None:
         await run.write("so far so ")
+        await self.go_on.wait()  # once it has failed, what was not read yet is told to nobody
         async with run.tool("look"):
             raise RuntimeError("it broke")
         raise RuntimeError("it broke too")
@@ -152,7 +153,10 @@ async def test_tools_in_parallel(base: str, agents: Agents, client: Client, kind
 @BOTH
 async def test_a_failure_is_told(base: str, agents: Agents, client: Client, kind: str) -> None:
     chat = await client.open(base, kind, agent="fails")
-    await chat.ends("send", message={"text": "go"})
+    await chat.send("go")
+    await chat.shows("so far so ")
+    agents.go_on.set()
+    await chat.until(lambda: chat.times("send") > 0)
     assert chat.status == "error"
     assert chat.error is not None
     assert "it broke" in chat.error
