@@ -41,6 +41,9 @@ from gateway.history import MOST
 from gateway.tickets import TICKET_SECONDS
 from gateway.user_api import PREFIX
 
+SENT: Final = struct({"data": STRING}, {"id": STRING, "event": STRING})
+"""Each of the events of a stream (HTML standard, section 9.2)."""
+
 WEBSOCKET: Final = "/ws"
 CONNECTIONS: Final = "connections"
 USERS: Final = "users"
@@ -175,7 +178,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         tag=CONNECTIONS, security=("token", "ticket"),
         headers=({"name": "Last-Event-ID", "in": "header", "schema": STRING,
                   "description": "Counts as after, and more than it."},),
-        answers={200: {"text/event-stream": STRING}},
+        answers={200: {"text/event-stream": SENT}},
         refused=together(_CONNECT, {400: ("http_1_1_required",)}),
     ),
     "/ws/health": _open((200, json(ref("health"))), (503, json(ref("health")))),
@@ -206,7 +209,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         body=closed({"id": nullable(ID), **MESSAGE["properties"], **_OF_PLACE},
                     {"content": CONTENT}),
         answers={
-            200: {"text/event-stream": STRING},  # for who accepts that: the run itself
+            200: {"text/event-stream": SENT},  # for who accepts that: the run itself
             202: json(REPLIES["run_accepted"]),
         },
         refused=together(_USER, _BODY, _PLACE, {
@@ -274,7 +277,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             {"id": ID, "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1}},
             {"trigger": {"enum": list(TRIGGERS)}, "messageId": STRING},
         ),
-        answers={200: {"text/event-stream": STRING}},
+        answers={200: {"text/event-stream": SENT}},
         refused=together(_CHAT, {
             400: ("bad_body", "bad_frame", "http_1_1_required", "gone"), 403: ("not_allowed",),
             404: ("unknown_agent", "run_not_found"), 413: ("message_too_large",),
@@ -293,7 +296,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     f"{AI_SDK}/{{agent}}/{{id}}/stream": Operation(
         tag=USERS, security=_BEARER, query={**_OF_CHAT, "run_id": ID},
-        answers={200: {"text/event-stream": STRING}, 204: {}},
+        answers={200: {"text/event-stream": SENT}, 204: {}},
         refused=together(_CHAT, {
             400: ("http_1_1_required", "gone"), 403: ("not_allowed",),
             404: ("run_not_found", "not_found"),
@@ -314,7 +317,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 {"interruptId": STRING, "status": {"enum": ["resolved", "cancelled"]}})},
              "parentRunId": nullable(ID)},
         ),
-        answers={200: {"text/event-stream": STRING}},
+        answers={200: {"text/event-stream": SENT}},
         refused=together(_USER, _BODY, _PLACE, _STREAMED, {
             400: ("bad_frame",), 403: ("not_allowed",), 404: ("unknown_agent", "run_not_found"),
             429: ("rate_limited", "queue_full", "too_many_connections"),
@@ -326,7 +329,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                **{name: STRING for name in NAMES if name not in ("threadId", "runId")}},
         answers={200: {
             **json(struct({"messages": {"type": "array"}, "activeRun": {}, "interrupts": {}})),
-            "text/event-stream": STRING,  # with runId
+            "text/event-stream": SENT,  # with runId
         }},
         refused=together(_USER, _PLACE, _STREAMED, {
             400: ("thread_id_required",), 403: ("not_allowed",),

@@ -74,10 +74,12 @@ async def resume(request: web.Request) -> web.StreamResponse:
     identity = await user_of(node, request)
     opening = _opening(request, identity, "run_id")
     run_stream.check(request, node, opening, "")
-    run_id = request.query.get("run_id") or await open_run(
-        node, identity.owner, request.match_info["id"],
-        agent=request.match_info["agent"], scope=opening.scope,
-    )  # fmt: skip
+    run_id = request.query.get("run_id")
+    if run_id is None:
+        run_id = await open_run(
+            node, identity.owner, request.match_info["id"],
+            agent=request.match_info["agent"], scope=opening.scope,
+        )  # fmt: skip
     if run_id is None:
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
     return await _listener(request, identity, opening).join(run_id)

@@ -208,8 +208,9 @@ class ChaosClient:
 
     async def drop(self) -> None:
         """Lose the connection without a word; it comes back by itself."""
-        if self._socket is not None:
-            self._socket.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        mine = None if self._socket is None else self._socket.get_extra_info("socket")
+        if mine is not None:  # else it is lost already
+            mine.shutdown(socket.SHUT_RDWR)
 
     async def leave(self) -> None:
         """Go, for good."""
