@@ -142,7 +142,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
 
         aiohttp then writes the file itself, as it does on uvloop.
         """
-        raise NotImplementedError  # the one error at which aiohttp falls back
+        raise NotImplementedError  # meant, not missing: the one error at which aiohttp falls back
 
     def get_write_buffer_size(self) -> int:
         """Encrypted bytes that the socket has not taken yet."""

@@ -1,6 +1,6 @@
 /**
  * Runcast in the browser: one class, no dependencies; types and their prose are in runcast.d.ts. Loaded only where
- * needed: runcast-tabs.js (a user's tabs share one socket) and runcast-sse.js (where WebSockets are blocked).
+ * needed (long, as one download): runcast-tabs.js (a user's tabs share one socket) and runcast-sse.js (where WebSockets are blocked).
  *
  * ```js
  * const chat = new RuncastClient({ token: async () => (await fetch("/token")).text() });

@@ -73,7 +73,7 @@ class Talk:
             while not over.is_set():
                 marker = f"{self.user} {len(self.published)}"
                 self.published.append(await run.emit_event("agent_thinking", {"thoughts": marker}))
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # how fast it talks; nothing waits for it
 
     async def ask(self, over: asyncio.Event) -> None:
         """Each of these is answered with what is his alone: no such run, and his own words."""

@@ -86,7 +86,7 @@ async def asking(clients: Sequence[ChaosClient]) -> AsyncIterator[None]:
                 run_id: str = reply["payload"]["run_id"]
                 return run_id
             assert time.monotonic() < deadline, f"{client.name} is still refused: {reply}"
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # between two tries, within the deadline
 
     async with asyncio.TaskGroup() as group:
         for client in clients:

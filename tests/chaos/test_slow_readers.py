@@ -173,7 +173,7 @@ async def test_who_reads_slowly_is_kept_and_who_takes_next_to_nothing_is_closed_
 
     async def keep_taking(reader: SlowReader, most: int, over: asyncio.Event) -> None:
         while not over.is_set() and await reader.take(most):  # noqa: ASYNC110 - a pace, no wait
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # how slowly it reads: that is the fault
 
     over = asyncio.Event()
     async with (
@@ -193,7 +193,7 @@ async def test_who_reads_slowly_is_kept_and_who_takes_next_to_nothing_is_closed_
             await eventually(lambda: len(closed) == 2)
             while time.monotonic() - began < 4:  # four times the limit
                 assert closed == {"mainstuck": 4408, "legacystuck": 4408}, closed
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # looks, as long as nothing may change
             assert slow.frames[-1]["seq"] < EVENTS, "it read too fast to be slow"
             over.set()
         await slow.until(lambda: seen(slow, f"{run.id}-{EVENTS}"))

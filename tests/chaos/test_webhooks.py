@@ -52,7 +52,7 @@ async def posting(scene: Scene, among: Iterable[Member] = ()) -> Member:
             for member in among or scene.gateways:
                 if await delivered(member):
                     return member
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # between two looks, within the deadline
 
 
 async def delivered(member: Member) -> int:

@@ -53,7 +53,7 @@ class Agents:
 
         async def one(number: int) -> None:
             async with run.tool("look", number=number) as call:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # so that all of them are open at once
                 if number == 2:
                     raise ValueError("two is too many")
                 call.result = number
@@ -96,7 +96,7 @@ class Agents:
             await run.write(f"{number}é ")
             if self.go_on.is_set():
                 break
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # how fast it talks; nothing waits for it
 
 
 @pytest.fixture

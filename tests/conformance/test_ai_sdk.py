@@ -43,7 +43,7 @@ class Agents:
     async def many(self, run: Run) -> None:
         async def one(number: int) -> None:
             async with run.tool("look", number=number) as call:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # so that all of them are open at once
                 if number == 2:
                     raise ValueError("two is too many")
                 call.result = number

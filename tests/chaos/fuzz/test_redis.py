@@ -130,7 +130,7 @@ async def check_service(bench: Bench) -> None:
                 break
             assert answer["payload"]["code"] == "unknown_agent", answer
             assert time.monotonic() < deadline, "the worker announces its agents no more"
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # between two tries, within the deadline
         run_id = answer["payload"]["run_id"]
         await client.completed(run_id)
         assert tuple(event["type"] for event in client.events(run_id)) == FIVE
