@@ -3,8 +3,8 @@
 
 Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page belongs to this program. Run it
 after a change of one of the tables: ``python docs/generate.py``. It prints the pages that it
-changed; ``tests/unit/test_docs.py`` fails while a page is stale. Long, because each table is a short
-function of its own and they are listed in one place.
+changed; ``tests/unit/test_docs.py`` fails while a page is stale.
+Long, because each table is a short function of its own and they are listed in one place.
 """
 
 from __future__ import annotations

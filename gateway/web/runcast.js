@@ -1,6 +1,7 @@
 /**
  * Runcast in the browser: one class, no dependencies; types and their prose are in runcast.d.ts. Loaded only where
- * needed (long, as one download): runcast-tabs.js (a user's tabs share one socket) and runcast-sse.js (where WebSockets are blocked).
+ * needed: runcast-tabs.js (a user's tabs share one socket) and runcast-sse.js (where WebSockets are blocked).
+ * Long, for it is one class and one download.
  *
  * ```js
  * const chat = new RuncastClient({ token: async () => (await fetch("/token")).text() });
