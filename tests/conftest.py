@@ -1,5 +1,6 @@
 """Servers for every kind of test. A Redis per test process, a key prefix per test."""
 
+import os
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -13,10 +14,12 @@ from broker.redis.broker import Broker
 from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway.app import Gateway
+from tests.support.seeds import SEED
 from tests.support.servers import OPERATOR_KEY, SECRET, WORKER_KEY, Redis, running_redis
 
 # A property has its test's ten seconds, not a part of them for each example: machines are shared.
-hypothesis.settings.register_profile("shared", deadline=None)
+# A run with a seed is asked for the same cases again, of every property.
+hypothesis.settings.register_profile("shared", deadline=None, derandomize=SEED in os.environ)
 hypothesis.settings.load_profile("shared")
 
 # A shell that runs the tests in the background lets them ignore SIGINT, and their children inherit

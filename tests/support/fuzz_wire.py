@@ -12,8 +12,9 @@ from tests.support.wire import BINARY, CLOSE, PING, PONG, TEXT, frame
 HARD_LIMIT: Final = 4 * 65536
 CONTINUATION: Final = 0
 
-LEGAL_TO_RECEIVE: Final = frozenset({0, 1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011})
-"""Close codes of a server besides 3000 to 4999, the applications' own; 1010 only as an echo."""
+LEGAL_TO_RECEIVE: Final = frozenset({0, 1000, 1001, 1002, 1003, *range(1007, 1015)})
+"""Close codes of a server besides 3000 to 4999, the applications' own; 1010 only as an echo, and
+1012 to 1014 stand in IANA's registry."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ _bad_utf8 = st.sampled_from(
     ]
 )
 _good_close = st.one_of(
-    st.sampled_from([1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011]),
+    st.sampled_from(sorted(LEGAL_TO_RECEIVE - {0})),
     st.integers(3000, 4999),
 )
 _bad_close = st.one_of(

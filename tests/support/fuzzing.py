@@ -24,12 +24,10 @@ from hypothesis import strategies as st
 
 from tests.support.chaos_report import Row
 from tests.support.clients import Client, cursor_key
+from tests.support.seeds import SEED
 from tests.support.servers import SECRET, Fleet, Process, wait_until
 
 T = TypeVar("T")
-
-SEED: Final = "RUNCAST_FUZZ_SEED"
-"""Environment variable: the seed of a run that failed, to have the same cases again."""
 
 TROUBLE: Final = re.compile(r"Traceback|Exception\b|[Uu]nhandled|never retrieved")
 """What a log holds when something went wrong that nobody had thought of."""

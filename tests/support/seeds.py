@@ -1,0 +1,6 @@
+"""The one switch between new cases in every run and the same ones again."""
+
+from typing import Final
+
+SEED: Final = "RUNCAST_FUZZ_SEED"
+"""Environment variable: the seed of a run that failed, to have the same cases again."""
