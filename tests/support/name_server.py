@@ -46,17 +46,23 @@ class NameServer:
         """RFC 1035 section 4; what follows the question, as EDNS does, is not read."""
         number, _flags, *_counts = _HEADER.unpack_from(asked)
         end = asked.index(b"\0", _HEADER.size) + 5
-        name, (kind, _class) = asked[_HEADER.size : end - 5], struct.unpack("!2H", asked[end - 4 : end])
+        name, (kind, _class) = (
+            asked[_HEADER.size : end - 5],
+            struct.unpack("!2H", asked[end - 4 : end]),
+        )
         addresses = self.addresses
         known = name.lower() == self._question and bool(addresses)
         found = addresses if known and kind == A else ()
         # A response, with recursion asked for and had; the name again by its place in the question.
         flags = 0x8180 | (0 if known else NAME_ERROR)
         records = b"".join(
-            struct.pack("!3HIH", 0xC000 | _HEADER.size, A, IN, TTL_SECONDS, 4) + socket.inet_aton(each)
+            struct.pack("!3HIH", 0xC000 | _HEADER.size, A, IN, TTL_SECONDS, 4)
+            + socket.inet_aton(each)
             for each in found
         )
-        return _HEADER.pack(number, flags, 1, len(found), 0, 0) + asked[_HEADER.size : end] + records
+        return (
+            _HEADER.pack(number, flags, 1, len(found), 0, 0) + asked[_HEADER.size : end] + records
+        )
 
 
 @contextmanager

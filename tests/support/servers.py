@@ -212,10 +212,10 @@ class Fleet:
                 process.end(signal.SIGKILL)
 
 
-def is_ready(port: int) -> bool:
+def is_ready(port: int, host: str = "127.0.0.1") -> bool:
     """Whether the gateway on this port says so."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as response:
+        with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=10) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
