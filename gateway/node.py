@@ -183,7 +183,7 @@ class Node:
         await self.verifier.stop()
         if self.webhooks is not None:
             await self.webhooks.stop()
-        with suppress(BrokerUnavailable):
+        with suppress(BrokerUnavailable, ResponseError):  # the others see by and by that it is gone
             await self.seats.give_up()
             await self.fleet.leave()
         await self._disconnect()
