@@ -14,14 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, Final
 
 import structlog
 from redis.exceptions import ResponseError
 
 from broker.bucket import Bucket
-from broker.channels import Channel, Keys, Mode, Scope
+from broker.channels import Channel, Keys, Scope
 from broker.config import Settings
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
@@ -41,8 +40,10 @@ from gateway.meters import STAGES_PER_TURN, Meters
 from gateway.orders import Orders
 from gateway.probe import Probe
 from gateway.relay import Relay
+from gateway.report import report
 from gateway.revocation import Revocations
 from gateway.seats import Seats
+from gateway.slow import SlowClients
 from gateway.sockets import Sockets
 from gateway.stats import Tally
 from gateway.sweeper import Sweeper
@@ -95,6 +96,7 @@ class Node:
         self.webhooks = Sender.of(settings, self.ending, node_id=self.node_id)
         self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.meters = Meters()
+        self.slow = SlowClients()
         self.closes = Counter(dict.fromkeys(close_codes.COUNTED, 0))
         self.draining = False
         self._emptied = asyncio.Event()
@@ -265,24 +267,7 @@ class Node:
 
     def report(self) -> dict[str, Any]:
         """The counters of this gateway alone, as they go into Redis."""
-        modes = self.sockets.modes
-        return {
-            "at": time.time(),
-            "draining": self.draining,
-            "uptime_seconds": round(time.monotonic() - self.started, 3),
-            "by_mode": {mode.value: modes[mode.value] for mode in Mode},
-            "events": asdict(self.relay.hub.counters),
-            "latency": {str(at): count for at, count in self.meters.latency.counts.items()},
-            "refused": dict(self.tally.refused),
-            "webhooks": {} if self.webhooks is None else self.webhooks.figures,
-            "by_tenant": self.tally.by_tenant(
-                {
-                    each.tenant: self.sockets.of(each)
-                    for each in self.sockets.owners
-                    if not each.user
-                }
-            ),
-        }
+        return report(self)
 
     async def reports(self) -> dict[str, dict[str, Any]]:
         """Every live node's last report by its id; this one's comes first and is fresh."""
@@ -329,6 +314,8 @@ class Node:
 
     async def _report_for_ever(self) -> None:
         while True:
+            for _ in self.slow.look(self.sockets, time.time()):
+                await asyncio.sleep(0)
             begun = time.monotonic()
             try:
                 await self.fleet.tell(self.report())

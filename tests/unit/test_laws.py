@@ -35,6 +35,7 @@ PURE_GATEWAY: Final = (
     "dialects.ai_sdk", "dialects.ai_sdk_message", "dialects.ai_sdk_request",
     "stats", "metrics", "position", "bench.account", "bench.histogram", "bench.pacing",
     "bench.plan", "bench.report", "bench.verdict", "bench.wire",
+    "run_view", "slow",
     "dialects.cloudevents", "webhooks.answers", "webhooks.backlog", "webhooks.signature",
 )  # fmt: skip
 IMPURE: Final = frozenset({
