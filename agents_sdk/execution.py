@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 
-from agents_sdk import ending
+from agents_sdk import ending, spans
 from agents_sdk.context import CURRENT
 from agents_sdk.emitter import Emitter
 from agents_sdk.ending import Outcome
@@ -46,7 +46,8 @@ class Execution:
         self._host, self._function, self._spec = host, function, spec
         self._grace_seconds = grace_seconds
         voice = replace(host.voice, require_all_events=spec.require_all_events)
-        self._emitter = Emitter(claim, host.sink, voice)
+        self.span = None if voice.tracing is None else spans.attempt(voice.tracing, claim)
+        self._emitter = Emitter(claim, host.sink, voice, self.span)
         self._emitter.on_lost = partial(self.cancel, Reason.LOST)
         self._time_limit = TimeLimit(spec.timeout_seconds, partial(self.cancel, Reason.TIMEOUT))
         self.run = Run(claim, self._emitter, host, self._time_limit)
@@ -74,18 +75,23 @@ class Execution:
         if not self.run.stop_requested:
             context = contextvars.copy_context()
             context.run(CURRENT.set, self.run)
+            if self.span is not None:
+                context.run(self.span.enter)
             name = f"{claim.agent} run {claim.run_id}"
             self.task = loop.create_task(self._call(), name=name, context=context)
             self.task.add_done_callback(lambda _: self._end())
             loop.call_soon(self._emitter.begin)
             self._time_limit.start()
             await self._over
+        outcome = None
         try:
             end_children(self.run)
             if not self._emitter.ended:
-                self._emitter.finish(self._outcome())
+                outcome = self._outcome()
+                self._emitter.finish(outcome)
         finally:  # whatever went wrong: without its lease the sweeper ends the run
             await asyncio.wait([self._host.leave(claim, self._emitter)])
+            spans.ended(self.span, self._emitter.status, ending.code_of(outcome))
 
     async def wait_gone(self) -> None:
         """Return when the agent's task is done: one that ignores its cancellation still costs."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import ResponseError
 
+from agents_sdk import spans
 from agents_sdk.agent import Agent
 from agents_sdk.errors import Reason
 from agents_sdk.execution import GRACE_SECONDS, Execution
@@ -206,6 +207,7 @@ class Service:
             if claim is not None and claim.agent in self._agents:
                 agent = self._agents[claim.agent]
                 execution = Execution(self._link, claim, agent.function, agent.spec)
+                self._trace(request, claim, execution)
                 self._executions[claim.run_id] = execution
                 began = time.monotonic()
                 await execution.conduct()
@@ -220,6 +222,14 @@ class Service:
             ended.set()
         if execution is not None:
             await execution.wait_gone()
+
+    def _trace(self, request: Request, claim: Claim, execution: Execution) -> None:
+        if self._link.tracing is None or execution.span is None:
+            return
+        spans.waited(self._link.tracing, claim, execution.span, since_ms=request.queued_ms)
+        task = asyncio.create_task(spans.note(self._link.broker, claim, execution.span))
+        self._acknowledging.add(task)
+        task.add_done_callback(self._acknowledging.discard)
 
     async def _claim(self, request: Request) -> Claim | None:
         """Claim, through outages: the same worker may claim again, should the reply be lost."""

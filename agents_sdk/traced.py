@@ -68,7 +68,10 @@ class _Tool:
         return run.post_call(self.name, parameters=parameters, purpose=self.purpose)
 
     @contextmanager
-    def told(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[_Result]:
+    def told(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, gives: bool = False
+    ) -> Iterator[_Result]:
+        """``gives``: a generator, whose caller goes on with something else between its items."""
         result = _Result()
         run = CURRENT.get()
         if run is None:
@@ -76,7 +79,8 @@ class _Tool:
             return
         call = self.opened(run, args, kwargs)
         try:
-            yield result
+            with call.span(within=not gives):
+                yield result
         except GeneratorExit:  # whoever took the items needs no more
             call.returned(result.value)
             raise
@@ -150,7 +154,7 @@ def _async_function(function: Callable[..., Any], tool: _Tool) -> Callable[..., 
 def _generator(function: Callable[..., Iterator[Any]], tool: _Tool) -> Callable[..., Any]:
     @functools.wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        with tool.told(args, kwargs) as result:
+        with tool.told(args, kwargs, gives=True) as result:
             result.value = 0
             for item in function(*args, **kwargs):
                 result.value += 1
@@ -162,7 +166,7 @@ def _generator(function: Callable[..., Iterator[Any]], tool: _Tool) -> Callable[
 def _async_generator(function: Callable[..., Any], tool: _Tool) -> Callable[..., Any]:
     @functools.wraps(function)
     async def traced(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        with tool.told(args, kwargs) as result:
+        with tool.told(args, kwargs, gives=True) as result:
             result.value = 0
             async with aclosing(function(*args, **kwargs)) as items:
                 async for item in items:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import structlog
@@ -27,6 +28,27 @@ def withhold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
     """The last guard: a careless call loses the value, not the user his secret."""
     for key in WITHHELD_KEYS & event.keys():
         event[key] = "(withheld)"
+    return event
+
+
+def find_trace(found: Callable[[], Mapping[str, str]]) -> None:
+    """Have every further line of this process bear what ``found()`` returns: the current trace."""
+    _TRACE.found = found
+
+
+class _Trace:
+    """How the current trace is found, once somebody traces."""
+
+    found: Callable[[], Mapping[str, str]] | None = None
+
+
+_TRACE: Final = _Trace()
+
+
+def with_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Add ``trace_id`` and ``span_id`` of the span that the line is written in."""
+    if _TRACE.found is not None:
+        event.update(_TRACE.found())
     return event
 
 
@@ -60,6 +82,7 @@ def configure_logging(
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        with_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         withhold,

@@ -19,6 +19,7 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import ResponseError
 
+from broker import tracing
 from broker.bucket import Bucket
 from broker.channels import Channel, Keys, Scope
 from broker.config import Settings
@@ -80,7 +81,8 @@ class Node:
         url = url_of(settings)
         self.client = new_client(url, name=f"gateway {self.node_id}")
         self.broker = Broker(self.client, keys=self.keys, limits=Limits.of(settings))
-        self.relay = Relay(self.broker, url, node_id=self.node_id)
+        self.tracing = tracing.start(settings, service="runcast-gateway", instance=self.node_id)
+        self.relay = Relay(self.broker, url, node_id=self.node_id, tracing=self.tracing)
         # With which runs are published and ended: a connection with rights of its own, or the same.
         self.ending = self.broker
         if settings.sweeper_redis_url is not None:
@@ -91,8 +93,9 @@ class Node:
             ending=self.ending,
             node_id=self.node_id,
             default_agent=settings.default_agent,
+            tracing=self.tracing,
         )
-        self.sweeper = Sweeper(self.ending, node_id=self.node_id)
+        self.sweeper = Sweeper(self.ending, node_id=self.node_id, tracing=self.tracing)
         self.webhooks = Sender.of(settings, self.ending, node_id=self.node_id)
         self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.meters = Meters()
@@ -193,6 +196,7 @@ class Node:
     async def _disconnect(self) -> None:
         await self.relay.stop()
         await self.client.stop()
+        await tracing.flush(self.tracing)
         if self.ending.client is not self.client:
             await self.ending.client.stop()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
@@ -20,11 +20,15 @@ from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.topology import new_subscriber
 from gateway.close_codes import TAKEN_OVER, UNAVAILABLE
+from gateway.delivery_trace import DeliveryTrace
 from gateway.feed import Feed, Member
 from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
 from gateway.hub import Hub
 from gateway.log_check import LogCheck
 from gateway.resync import Beginning, begin, go_on
+
+if TYPE_CHECKING:
+    from broker.tracing.tracer import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -39,16 +43,22 @@ MOST_READS: Final = 16
 class Relay:
     """The hub's shell. One per gateway process."""
 
-    def __init__(self, broker: Broker, url: str, *, node_id: str) -> None:
+    def __init__(
+        self, broker: Broker, url: str, *, node_id: str, tracing: Tracing | None = None
+    ) -> None:
         self.broker = broker
         self.hub = Hub(self)
         self.feeder = Feeder(broker, self.hub, spawn=self._spawn, flush=self.flush)
         self.log_check = LogCheck(broker, self.hub, self, spawn=self._spawn)
         self.on_heard: Callable[[bytes, bytes], None] = lambda _channel, _message: None
+        on_message, on_read_end = self.hub.on_message, self.flush
+        if tracing is not None:
+            traced = DeliveryTrace(tracing, self.hub, self.flush, node_id=node_id)
+            on_message, on_read_end = traced.on_message, traced.on_read_end
         self.subscriber = new_subscriber(
             url,
-            on_message=self.hub.on_message,
-            on_read_end=self.flush,
+            on_message=on_message,
+            on_read_end=on_read_end,
             on_restored=self._on_restored,
             name=f"subscriber {node_id}",
         )

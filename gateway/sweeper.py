@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from redis.exceptions import ResponseError
@@ -20,6 +20,9 @@ from broker.redis.broker import Broker
 from broker.redis.records import UNREADABLE
 from gateway.commands import end_run, place
 from gateway.turn import Turn
+
+if TYPE_CHECKING:
+    from broker.tracing.tracer import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +46,8 @@ may have been cut off as well. It then waits for one lease before it calls any o
 class Sweeper:
     """One gateway's sweeper."""
 
-    def __init__(self, broker: Broker, *, node_id: str) -> None:
-        self._broker = broker
+    def __init__(self, broker: Broker, *, node_id: str, tracing: Tracing | None = None) -> None:
+        self._broker, self._tracing = broker, tracing
         self._node_id = node_id
         self._turn = Turn(broker.client, broker.keys.sweeper, node_id=node_id, lock_ms=LOCK_MS)
         self._answered = self._spare_until = -math.inf
@@ -126,6 +129,7 @@ class Sweeper:
                     run_id,
                     node_id=self._node_id,
                     spare=asyncio.get_running_loop().time() < self._spare_until,
+                    tracing=self._tracing,
                 )
         except UNREADABLE as error:
             # Nobody can end what cannot be read; it is not looked at all the time.

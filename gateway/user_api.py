@@ -62,7 +62,7 @@ async def message(request: web.Request) -> web.StreamResponse:
         opening = replace(opening, thread_id=thread_id)
     begun = message_of(
         node, identity, opening, command,
-        connection_id=opening.connection or "", thread_id=thread_id,
+        connection_id=opening.connection or "", thread_id=thread_id, headers=request.headers,
     )  # fmt: skip
     if as_events:
         return await run_stream.Listener(request, node, identity, opening).begin(begun)

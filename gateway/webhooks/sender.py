@@ -207,6 +207,8 @@ class Sender:
         headers = signed(
             self._target.keys, message_id=event.id, epoch_seconds=int(time.time()), body=event.body
         )
+        if event.traceparent is not None:
+            headers["traceparent"] = event.traceparent
         answer = await self._poster.post(event.body, headers)
         said = verdict(answer.status)
         if said is Verdict.DELIVERED:
