@@ -7,7 +7,6 @@ another (promise G6). It is long because here all the parts are put together.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import math
 import random
@@ -34,6 +33,7 @@ from gateway.auth import Verifier
 from gateway.claims import Identity
 from gateway.commands import Commands, new_id
 from gateway.connection import Connection
+from gateway.departures import departures
 from gateway.fleet import REPORT_SECONDS, Fleet
 from gateway.frames import control
 from gateway.handshake import Opening
@@ -53,7 +53,7 @@ from gateway.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
 
-_spread = random.SystemRandom().random
+_spread = random.SystemRandom()
 
 TURNS_PER_SECOND: Final = 10
 """A heartbeat goes to this share of a second's sockets at a time: a write for each of them holds up
@@ -200,19 +200,17 @@ class Node:
         Not ready from now on; events flow to a socket until its own turn comes.
         """
         self.draining = True
-        # The last fifth of the window is for sockets whose goodbye takes a while.
+        # The last fifth of the time is for sockets whose goodbye takes a while.
         window = self.settings.drain_seconds * 0.8
         sockets = list(self.sockets)
-        ends = [(_spread() * window, at) for at in range(len(sockets))]
+        _spread.shuffle(sockets)  # one user's, and one page's, need not go together
         if not sockets:
             self._emptied.set()
-        heapq.heapify(ends)
         begun = time.monotonic()
-        while ends:
-            due, at = heapq.heappop(ends)
-            await asyncio.sleep(max(0.0, due - (time.monotonic() - begun)))
-            socket = sockets[at]
-            socket.send(control("draining", {"reconnect_after_ms": 100 + round(_spread() * 900)}))
+        turns = departures(len(sockets), window, _spread.random)
+        for socket, turn in zip(sockets, turns, strict=True):
+            await asyncio.sleep(max(0.0, turn.after_seconds - (time.monotonic() - begun)))
+            socket.send(control("draining", {"reconnect_after_ms": turn.back_ms}))
             socket.close(close_codes.GOING_AWAY)
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_seconds * 0.2):

@@ -27,7 +27,7 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 
 PURE_GATEWAY: Final = (
     "session", "hub", "feed", "outbox", "close_codes", "frames", "frame_reader", "handshake",
-    "claims", "freshness", "jwk", "keys", "origins", "proxies", "run_outbox", "wires",
+    "claims", "departures", "freshness", "jwk", "keys", "origins", "proxies", "run_outbox", "wires",
     "repeats", "run_texts", "event_batch", "batch_plan", "dialects.dialect", "dialects.native",
     "dialects.shown_text",
     "dialects.agui", "dialects.agui_constructs", "dialects.agui_events", "dialects.agui_position",
