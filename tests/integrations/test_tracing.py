@@ -375,7 +375,7 @@ async def test_every_way_in_takes_the_header(fleet: Fleet, collector: Collector)
 
 @pytest.mark.parametrize(("tracing", "recorded"), [("on", False), ("follow", True)])
 async def test_a_client_forces_nothing_to_be_recorded_unless_it_may(
-    own_redis: Redis, collector: Collector, tracing: str, recorded: bool
+    own_redis: Redis, collector: Collector, tracing: str, *, recorded: bool
 ) -> None:
     """The sampler records nothing of itself; the client says that its span is."""
     settings = {
