@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.name_server import NameServer, name_server
@@ -69,6 +70,10 @@ class Balancer:
             for sample in family.samples
             if sample.name == "haproxy_server_status"
         )
+
+    def workers(self) -> list[int]:
+        """The processes that serve: one more after a reload, until its connections have ended."""
+        return [each.pid for each in psutil.Process(self.process.popen.pid).children()]
 
     def _serves(self) -> bool:
         try:

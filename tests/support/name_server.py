@@ -21,6 +21,8 @@ class NameServer:
 
     def __init__(self, name: str) -> None:
         self.addresses: tuple[str, ...] = ()
+        self.asked = 0
+        """How many questions it had."""
         self._question = b"".join(bytes([len(part)]) + part for part in name.encode().split(b"."))
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
@@ -37,6 +39,7 @@ class NameServer:
             if not asked:
                 return
             self._socket.sendto(self.answer(asked), whom)
+            self.asked += 1
 
     def close(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
