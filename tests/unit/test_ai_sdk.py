@@ -194,7 +194,7 @@ def test_what_is_open_is_closed_before_the_end() -> None:
     ("kind", "payload", "code"),
     [
         ("closing", {"code": 1001, "reason": "going away"}, "closed_1001"),
-        ("resync", {"reason": "trimmed"}, "resync_trimmed"),
+        ("resync", {"reason": "expired"}, "resync_expired"),
     ],
 )
 def test_an_end_that_is_none_of_the_runs_is_an_error(kind: str, payload: Event, code: str) -> None:
