@@ -124,6 +124,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             )),
             "history": struct({"events": POSITIVE, "ttl_seconds": POSITIVE}),
             "heartbeat_seconds": NUMBER, "default_agent": {"type": ["string", "null"]},
+            "open_stats": BOOLEAN,
         }
     ),
     "stats": struct({

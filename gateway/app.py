@@ -197,7 +197,7 @@ async def demo_token(request: web.Request) -> web.Response:
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    if request.path == "/" or request.path.startswith("/static/"):
+    if request.path in ("/", "/console") or request.path.startswith("/static/"):
         response.headers.update(HEADERS)
 
 

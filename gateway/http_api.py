@@ -151,6 +151,7 @@ async def config(request: web.Request) -> web.Response:
             },
             "heartbeat_seconds": settings.heartbeat_seconds,
             "default_agent": settings.default_agent,
+            "open_stats": is_open(request),
         }
     )
 

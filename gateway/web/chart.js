@@ -5,6 +5,7 @@ import { brief } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const SPAN_SECONDS = 900;
+const FIRST_SECONDS = 180; // until there is more: else the first minutes are a sliver
 const HEIGHT = 190;
 const EDGE = { top: 10, right: 10, bottom: 24, left: 46 };
 const TICKS = 4;
@@ -80,7 +81,8 @@ export class Chart {
     const step = roundUp(Math.max(...values, 0) / TICKS);
     const top = step * Math.max(1, Math.ceil(Math.max(...values, 0) / step));
     const inner = { width: width - EDGE.left - EDGE.right, height: HEIGHT - EDGE.top - EDGE.bottom };
-    const x = (at) => EDGE.left + inner.width * (1 - (now - at) / SPAN_SECONDS);
+    const span = now - (points[0]?.at ?? now) > FIRST_SECONDS ? SPAN_SECONDS : FIRST_SECONDS;
+    const x = (at) => EDGE.left + inner.width * (1 - (now - at) / span);
     const y = (value) => EDGE.top + inner.height * (1 - value / top);
 
     const marks = [];
@@ -88,8 +90,8 @@ export class Chart {
       marks.push(draw("path", { class: "grid", d: `M${EDGE.left} ${y(value)}H${width - EDGE.right}` }));
       marks.push(draw("text", { class: "tick", x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, brief(value)));
     }
-    for (const minutes of [15, 10, 5, 0]) {
-      const anchor = minutes === 0 ? "end" : minutes === 15 ? "start" : "middle";
+    for (const minutes of [3, 2, 1, 0].map((part) => part * span / 180)) {
+      const anchor = minutes === 0 ? "end" : minutes * 60 === span ? "start" : "middle";
       marks.push(draw("text", { class: "tick", x: x(now - minutes * 60), y: HEIGHT - 6, "text-anchor": anchor }, minutes ? `−${minutes} min` : "now"));
     }
     const lines = this.series.map(({ value }, index) => {

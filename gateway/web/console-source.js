@@ -133,8 +133,8 @@ export class Poller {
     if (this.handlers === null) return;
     this.#failures = trouble ? this.#failures + 1 : 0;
     if (!trouble) this.goodSince = Date.now();
+    this.handlers.onTrouble(trouble);
     this.handlers.onData(changed);
-    this.handlers?.onTrouble(trouble);
     const pause = trouble ? Math.min(15_000, 1000 * 2 ** this.#failures) * (0.5 + Math.random() / 2) : 1000;
     this.#timer = setTimeout(() => this.#tick(), pause);
   }

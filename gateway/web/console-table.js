@@ -8,7 +8,8 @@ import { element, setText } from "./dom.js";
  * @property {(row: any) => string} [text]
  * @property {(row: any) => string | undefined} [tone]  good, bad, warn: shown as a tag.
  * @property {"number" | "id"} [kind]
- * @property {(current: () => any) => Node[]} [controls]  Made once for a row; `current` gives what it shows now.
+ * @property {(current: () => any) => HTMLElement[]} [controls]  Made once for a row; `current` gives what it shows now.
+ * @property {(row: any) => boolean} [allowed]  Whether the last of the controls can be used.
  */
 
 export class Table {
@@ -24,7 +25,7 @@ export class Table {
     this.#columns = columns;
     this.#key = key;
     const head = columns.map(({ title, kind, controls }) =>
-      element("th", { scope: "col", role: "columnheader", data: { kind: kind ?? "" } }, controls ? element("span", { class: "unseen", text: title }) : title));
+      element("th", { scope: "col", role: "columnheader", data: { kind: kind ?? "" } }, controls && !kind ? element("span", { class: "unseen", text: title }) : title));
     // On phones rows are blocks, which takes from a table what it is: the roles say it again.
     this.#table = element("table", { role: "table", "aria-label": label, hidden: true },
       element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...head)), this.#body);
@@ -64,7 +65,8 @@ export class Table {
   }
 
   #show({ row, cells, node }) {
-    this.#columns.forEach(({ text, tone }, index) => {
+    this.#columns.forEach(({ text, tone, allowed }, index) => {
+      if (allowed) cells[index].lastElementChild.hidden = !allowed(row);
       if (text) setText(cells[index], text(row));
       if (tone) cells[index].dataset.tone = tone(row) ?? "";
     });

@@ -43,7 +43,7 @@ export function makeTables({ acts, watch }) {
     { title: "Age", kind: "number", text: (run) => age((Date.parse(run.completed_at ?? new Date().toISOString()) - Date.parse(run.created_at)) / 1000) },
     { title: "Events", kind: "number", text: (run) => count(run.events) },
     { title: "Worker", kind: "id", text: (run) => (run.worker_id ? short(run.worker_id) : "–") },
-    { title: "Actions", controls: (current) => [button("Watch", () => watch(current())), danger("Stop…", () => acts().stop(current()))] },
+    { title: "Actions", controls: (current) => [button("Watch", () => watch(current())), danger("Stop…", () => acts().stop(current()))], allowed: (run) => run.state !== "completed" },
   ];
   const runs = (id, label, empty) => new Table(place(id), { label, key: (run) => `${run.tenant}\n${run.user_id}\n${run.run_id}`, empty, columns: runColumns });
   return {
@@ -62,7 +62,7 @@ export function makeTables({ acts, watch }) {
         { title: "Up", kind: "number", text: (node) => age(node.uptime_seconds) },
         { title: "Version", text: (node) => node.version || "–" },
         { title: "Heard", kind: "number", text: (node) => (node.here ? "answers here" : `${age(since(node.reported_at, Date.now()))} ago`) },
-        { title: "Actions", controls: (current) => [danger("Drain…", () => acts().drain(current()))] },
+        { title: "Actions", controls: (current) => [danger("Drain…", () => acts().drain(current()))], allowed: (node) => !node.gone && !node.draining },
       ],
     }),
     agents: new Table(place("agents"), {

@@ -12,6 +12,7 @@ import { showTheme } from "./theme-button.js";
 
 const KEPT = "runcast.operator"; // in this tab only
 const MOST_ENTRIES = 10;
+const TITLE = document.title;
 const part = (id) => document.getElementById(id);
 
 /** What is asked of the gateway. /ws/stats looks at every open run, so it is asked less often. */
@@ -33,6 +34,7 @@ let first = null; // the fleet's figures when the page was opened
 let before = null; // … and at the last look, with its time
 let rates = new Map();
 let nodesBefore = [];
+let staleSince = null; // when everything was answered last, if it is not now
 
 const acts = () => new Acts(source, () => poller?.now("nodes", "runs", "slow", "audit"));
 const panel = new RunPanel(part("runPanel"), () => source, acts);
@@ -73,13 +75,7 @@ async function rightsOf(asking) {
       throw error;
     }
   }
-  try {
-    await asking.get("/ws/stats");
-    return "open";
-  } catch (error) {
-    if (error instanceof Refused && error.forbidden) return "nothing";
-    throw error;
-  }
+  return (await asking.get("/ws/config")).open_stats ? "open" : "nothing";
 }
 
 const MAY = { nothing: [], open: ["open"], operator: ["open", "operator"], fleet: ["open", "operator", "fleet"] };
@@ -129,7 +125,7 @@ part("loginForm").addEventListener("submit", async (event) => {
   setText(part("loginProblem"), "");
   try {
     // A header takes no other letters.
-    if (!/^[\x21-\x7e]+$/.test(token)) throw new Error("A token has letters, digits and signs only, and no spaces.");
+    if (!/^[\x20-\x7e]+$/.test(token)) throw new Error("A token has only letters, digits and signs of ASCII.");
     await enter(token);
     keep(token);
     field.value = "";
@@ -157,6 +153,7 @@ function onForbidden(_feed, error) {
 
 function onTrouble(error) {
   const at = poller.goodSince;
+  staleSince = error === null ? null : at ? clock(at) : "";
   part("stale").hidden = error === null;
   document.body.dataset.stale = String(error !== null);
   setText(part("staleText"), error === null ? "" : `${error.message} ${at ? `What is shown is from ${clock(at)}.` : "Nothing is known yet."} Trying again.`);
@@ -219,8 +216,14 @@ function showStatus(data) {
   const found = problems(data, { now: Date.now(), first });
   const bad = found.some(({ tone }) => tone === "bad");
   const verdict = part("verdict");
-  verdict.dataset.tone = bad ? "bad" : found.length ? "warn" : "good";
-  setText(verdict, found.length ? `${plural(found.length, "thing needs", "things need")} a look` : "All is well");
+  if (staleSince === null) {
+    verdict.dataset.tone = bad ? "bad" : found.length ? "warn" : "good";
+    setText(verdict, found.length ? `${plural(found.length, "thing needs", "things need")} a look` : "All is well");
+  } else {
+    verdict.dataset.tone = "bad";
+    setText(verdict, staleSince ? `Unknown: this is how it was at ${staleSince}` : "Unknown: nothing was answered yet");
+  }
+  document.title = found.length ? `(${found.length}) ${TITLE}` : TITLE;
   const list = part("problems");
   while (list.children.length > found.length) list.lastElementChild.remove();
   found.forEach(({ text, tone, where }, index) => {
