@@ -30,13 +30,32 @@ _PAYLOAD: Final = b',"payload":'
 _LENGTH: Final = 55
 
 
+OnMessage = Callable[[bytes, bytes], None]
+OnReadEnd = Callable[[], None]
+
+
+def traced(
+    on_message: OnMessage, on_read_end: OnReadEnd, *, tracing: Tracing, hub: Hub, node_id: str
+) -> tuple[OnMessage, OnReadEnd]:
+    """The same two, with spans for what the hub gives to sockets."""
+    trace = DeliveryTrace(on_message, on_read_end, tracing=tracing, hub=hub, node_id=node_id)
+    return trace.on_message, trace.on_read_end
+
+
 class DeliveryTrace:
-    """What the subscriber tells, told to the hub. ``flush`` writes what the hub has for sockets."""
+    """What the subscriber tells, told on."""
 
     def __init__(
-        self, tracing: Tracing, hub: Hub, flush: Callable[[], None], *, node_id: str
+        self,
+        on_message: OnMessage,
+        on_read_end: OnReadEnd,
+        *,
+        tracing: Tracing,
+        hub: Hub,
+        node_id: str,
     ) -> None:
-        self._tracing, self._hub, self._flush, self._node_id = tracing, hub, flush, node_id
+        self._tell, self._flush = on_message, on_read_end
+        self._tracing, self._hub, self._node_id = tracing, hub, node_id
         self._heard: list[tuple[TraceContext, bytes, bytes, int, int]] = []
 
     def on_message(self, live: bytes, message: bytes) -> None:
@@ -45,11 +64,11 @@ class DeliveryTrace:
         if len(self._heard) < MOST_PER_READ:
             context = trace_of(message)
         if context is None or not context.sampled:
-            self._hub.on_message(live, message)
+            self._tell(live, message)
             return
         (feed,) = self._hub.feeds_of([live]) or (None,)
         before, heard = b"" if feed is None else feed.follower.raw, time.time_ns()
-        self._hub.on_message(live, message)
+        self._tell(live, message)
         # What was heard before, or comes too early, moves nobody on.
         if feed is not None and feed.follower.raw != before and feed.live:
             header, _, body = message.partition(b"\n")

@@ -286,7 +286,7 @@ class Subscriber:
                         await self._watch()
                 finally:
                     moved.cancel()
-                log.warning("subscriber_connection_lost", connection=self._name, why=self._why)
+                log.warning("subscriber_connection_lost", link=self._name, why=self._why)
                 await asyncio.sleep(next(delays))
         finally:
             await self._source.stop()
