@@ -28,6 +28,8 @@ MOST_PER_READ: Final = 100
 _BEFORE: Final = b',"traceparent":"'
 _PAYLOAD: Final = b',"payload":'
 _LENGTH: Final = 55
+_SAMPLED: Final = frozenset(b"%x" % digit for digit in range(1, 16, 2))
+"""Last digits of a context whose lowest bit is set."""
 
 
 OnMessage = Callable[[bytes, bytes], None]
@@ -60,10 +62,8 @@ class DeliveryTrace:
 
     def on_message(self, live: bytes, message: bytes) -> None:
         """A live message."""
-        context = None
-        if len(self._heard) < MOST_PER_READ:
-            context = trace_of(message)
-        if context is None or not context.sampled:
+        context = recorded(message) if len(self._heard) < MOST_PER_READ else None
+        if context is None:
             self._tell(live, message)
             return
         (feed,) = self._hub.feeds_of([live]) or (None,)
@@ -117,13 +117,18 @@ class DeliveryTrace:
         ).end(at_ns=written)
 
 
-def trace_of(message: bytes) -> TraceContext | None:
-    """To which trace a live message's event belongs; None when it does not say."""
+def recorded(message: bytes) -> TraceContext | None:
+    """To which recorded trace a live message's event belongs; None when it says of none."""
     found = message.find(_BEFORE)
-    # Quotes are escaped within strings: before the payload it can only be the envelope's own.
-    if found < 0 or message.find(_PAYLOAD, 0, found) >= 0:
+    if found < 0:
         return None
     start = found + len(_BEFORE)
+    # Quotes are escaped within strings: before the payload it can only be the envelope's own.
+    if (
+        message[start + _LENGTH - 1 : start + _LENGTH] not in _SAMPLED
+        or message.find(_PAYLOAD, 0, found) >= 0
+    ):
+        return None
     if message.count(b" ", 0, message.find(b"\n")) != WORDS - 1:
         return None
     return read(message[start : start + _LENGTH].decode("ascii", "replace"))

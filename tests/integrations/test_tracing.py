@@ -6,6 +6,7 @@ Judged on what a collector receives, from gateways and workers that are processe
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -56,7 +57,10 @@ async def collector() -> AsyncIterator[Collector]:
 @pytest.fixture
 def fleet(own_redis: Redis, collector: Collector) -> Iterator[Fleet]:
     """Everything is traced, and leases are short."""
-    settings = {"RUNCAST_TRACING": "on", "RUNCAST_LEASE_SECONDS": "2", **collector.env}
+    settings = {
+        "RUNCAST_TRACING": "on", "RUNCAST_LEASE_SECONDS": "2", "RUNCAST_LOG_FORMAT": "json",
+        **collector.env,
+    }  # fmt: skip
     with running_fleet(own_redis, **settings) as fleet:
         yield fleet
 
@@ -282,6 +286,9 @@ async def test_ends_by_others_are_in_the_trace(fleet: Fleet, collector: Collecto
         run = only(spans, "invoke_agent fails")
         assert run.failed
         assert run.attributes["error.type"] == "value_error"
+        logged = [json.loads(line) for line in worker.printed().splitlines() if line[0] == "{"]
+        (raised,) = [each for each in logged if each["event"] == "agent_raised"]
+        assert (raised["trace_id"], raised["span_id"]) == (run.trace_id, run.id)
         tool = only(spans, "execute_tool breaks")
         assert tool.failed
         assert tool.attributes["error.type"] == "LookupError"
