@@ -12,9 +12,10 @@ from broker.events import encode, encode_delta
 from gateway.delivery_trace import recorded
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
+THOUGHT = {"thoughts": "x"}
 
 
-def message(traceparent: str | None = None, **payload: Any) -> bytes:
+def message(traceparent: str | None, payload: dict[str, Any]) -> bytes:
     body = encode(
         event_type="agent_thinking", user_id='al"ice', thread_id="t", run_id="r", agent_name="a",
         epoch_ms=0, payload=payload, seq=7, traceparent=traceparent,
@@ -24,23 +25,24 @@ def message(traceparent: str | None = None, **payload: Any) -> bytes:
 
 @pytest.mark.parametrize("flags", ["01", "03", "ff"])
 def test_of_a_recorded_trace(flags: str) -> None:
-    context = recorded(message(TRACEPARENT + flags, thoughts="x"))
+    context = recorded(message(TRACEPARENT + flags, THOUGHT))
     assert context is not None
     assert context.traceparent == TRACEPARENT + flags
 
 
 @pytest.mark.parametrize("flags", ["00", "02", "fe"])
 def test_of_one_that_is_not_recorded(flags: str) -> None:
-    assert recorded(message(TRACEPARENT + flags, thoughts="x")) is None
+    assert recorded(message(TRACEPARENT + flags, THOUGHT)) is None
 
 
 def test_what_an_agent_says_is_no_context() -> None:
     """Neither in text nor as a field of its payload."""
     good = f"{TRACEPARENT}01"
-    assert recorded(message(thoughts=f',"traceparent":"{good}"')) is None
-    assert recorded(message(thoughts="x", traceparent=good)) is None
-    assert recorded(message(f"{TRACEPARENT}00", thoughts="x", traceparent=good)) is None
-    found = recorded(message(good, thoughts="x", traceparent=f"{TRACEPARENT}00"))
+    said = {**THOUGHT, "traceparent": good}
+    assert recorded(message(None, {"thoughts": f',"traceparent":"{good}"'})) is None
+    assert recorded(message(None, said)) is None
+    assert recorded(message(f"{TRACEPARENT}00", said)) is None
+    found = recorded(message(good, {**THOUGHT, "traceparent": f"{TRACEPARENT}00"}))
     assert found is not None
     assert found.traceparent == good
 
