@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -68,6 +69,10 @@ class Execution:
 
     async def conduct(self) -> None:
         """Return when the run's terminal event is in the log, or the run is lost."""
+        with nullcontext() if self.span is None else self.span.current():
+            await self._conduct()
+
+    async def _conduct(self) -> None:
         claim, loop = self.run.claim, asyncio.get_running_loop()
         self._host.hold(claim, self.cancel)
         if claim.stop_requested:
@@ -75,8 +80,6 @@ class Execution:
         if not self.run.stop_requested:
             context = contextvars.copy_context()
             context.run(CURRENT.set, self.run)
-            if self.span is not None:
-                context.run(self.span.enter)
             name = f"{claim.agent} run {claim.run_id}"
             self.task = loop.create_task(self._call(), name=name, context=context)
             self.task.add_done_callback(lambda _: self._end())

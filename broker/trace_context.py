@@ -42,14 +42,14 @@ class TraceContext:
         return self.traceparent[3:35]
 
     @property
+    def flags(self) -> int:
+        """The lowest bit says whether its maker may have recorded it."""
+        return int(self.traceparent[53:55], 16)
+
+    @property
     def span_id(self) -> str:
         """16 hexadecimal digits."""
         return self.traceparent[36:52]
-
-    @property
-    def sampled(self) -> bool:
-        """Whether its maker may have recorded it."""
-        return bool(int(self.traceparent[53:55], 16) & _SAMPLED)
 
     def stored(self) -> dict[str, Any]:
         """As a run's record has it: see :func:`from_stored`."""

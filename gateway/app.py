@@ -242,6 +242,8 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         """Connect to Redis and listen. BrokerUnavailable or OSError when that cannot be."""
+        # All that is begun from here on inherits it.
+        structlog.contextvars.bind_contextvars(gateway=self.node.node_id)
         listening = _listen(self.settings, share_port=self._share_port)
         self.port = listening.getsockname()[1]
         loop = asyncio.get_running_loop()
@@ -263,6 +265,7 @@ class Gateway:
         self._server.close()
         await self._fronts.close()
         await self._runner.cleanup()
+        structlog.contextvars.unbind_contextvars("gateway")
 
     def _tick(self) -> None:
         self._fronts.close_silent(asyncio.get_running_loop().time() - SILENT_SECONDS)

@@ -34,7 +34,7 @@ from broker.ids import RANDOM_BYTES, ulid
 from broker.lifecycle import State
 from broker.limits import LIMITS, Allowance
 from broker.redis.broker import Broker
-from broker.redis.records import UNREADABLE, AgentSpec, Registered, RunRequest
+from broker.redis.records import UNREADABLE, AgentSpec, Registered, RunRequest, cause
 from broker.redis.threads import OpenRun
 from broker.trace_context import TraceContext
 from gateway import message_trace
@@ -267,7 +267,7 @@ class Commands:
             )
         except Refused as refused:
             # A worker or the sweeper was faster; the stop is recorded and they know of it.
-            log.info("end_of_run_refused", run=run_id, why=str(refused))
+            log.info("end_of_run_refused", run_id=run_id, why=str(refused))
 
     async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's result, tried again while Redis is away, for no longer than the deadline."""
@@ -278,7 +278,7 @@ class Commands:
                 "broker_unavailable", "try again in a moment", retryable=True, bad=False
             ) from None
         except UNREADABLE as error:
-            log.error("unreadable_in_redis", why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
+            log.error("unreadable_in_redis", why=cause(error), at=place(error))  # noqa: TRY400 - the text says it
             raise FrameError("internal", "it was logged", bad=False) from None
         except LimitReached:
             raise  # what was asked for knows how much it may be

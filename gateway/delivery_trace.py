@@ -28,28 +28,47 @@ MOST_PER_READ: Final = 100
 _BEFORE: Final = b',"traceparent":"'
 _PAYLOAD: Final = b',"payload":'
 _LENGTH: Final = 55
+_SAMPLED: Final = frozenset(b"%x" % digit for digit in range(1, 16, 2))
+"""Last digits of a context whose lowest bit is set."""
+
+
+OnMessage = Callable[[bytes, bytes], None]
+OnReadEnd = Callable[[], None]
+
+
+def traced(
+    on_message: OnMessage, on_read_end: OnReadEnd, *, tracing: Tracing, hub: Hub, node_id: str
+) -> tuple[OnMessage, OnReadEnd]:
+    """The same two, with spans for what the hub gives to sockets."""
+    trace = DeliveryTrace(on_message, on_read_end, tracing=tracing, hub=hub, node_id=node_id)
+    return trace.on_message, trace.on_read_end
 
 
 class DeliveryTrace:
-    """What the subscriber tells, told to the hub. ``flush`` writes what the hub has for sockets."""
+    """What the subscriber tells, told on."""
 
     def __init__(
-        self, tracing: Tracing, hub: Hub, flush: Callable[[], None], *, node_id: str
+        self,
+        on_message: OnMessage,
+        on_read_end: OnReadEnd,
+        *,
+        tracing: Tracing,
+        hub: Hub,
+        node_id: str,
     ) -> None:
-        self._tracing, self._hub, self._flush, self._node_id = tracing, hub, flush, node_id
+        self._tell, self._flush = on_message, on_read_end
+        self._tracing, self._hub, self._node_id = tracing, hub, node_id
         self._heard: list[tuple[TraceContext, bytes, bytes, int, int]] = []
 
     def on_message(self, live: bytes, message: bytes) -> None:
         """A live message."""
-        context = None
-        if len(self._heard) < MOST_PER_READ:
-            context = trace_of(message)
-        if context is None or not context.sampled:
-            self._hub.on_message(live, message)
+        context = recorded(message) if len(self._heard) < MOST_PER_READ else None
+        if context is None:
+            self._tell(live, message)
             return
         (feed,) = self._hub.feeds_of([live]) or (None,)
         before, heard = b"" if feed is None else feed.follower.raw, time.time_ns()
-        self._hub.on_message(live, message)
+        self._tell(live, message)
         # What was heard before, or comes too early, moves nobody on.
         if feed is not None and feed.follower.raw != before and feed.live:
             header, _, body = message.partition(b"\n")
@@ -98,13 +117,18 @@ class DeliveryTrace:
         ).end(at_ns=written)
 
 
-def trace_of(message: bytes) -> TraceContext | None:
-    """To which trace a live message's event belongs; None when it does not say."""
+def recorded(message: bytes) -> TraceContext | None:
+    """To which recorded trace a live message's event belongs; None when it says of none."""
     found = message.find(_BEFORE)
-    # Quotes are escaped within strings: before the payload it can only be the envelope's own.
-    if found < 0 or message.find(_PAYLOAD, 0, found) >= 0:
+    if found < 0:
         return None
     start = found + len(_BEFORE)
+    # Quotes are escaped within strings: before the payload it can only be the envelope's own.
+    if (
+        message[start + _LENGTH - 1 : start + _LENGTH] not in _SAMPLED
+        or message.find(_PAYLOAD, 0, found) >= 0
+    ):
+        return None
     if message.count(b" ", 0, message.find(b"\n")) != WORDS - 1:
         return None
     return read(message[start : start + _LENGTH].decode("ascii", "replace"))

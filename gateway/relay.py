@@ -20,7 +20,7 @@ from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.topology import new_subscriber
 from gateway.close_codes import TAKEN_OVER, UNAVAILABLE
-from gateway.delivery_trace import DeliveryTrace
+from gateway.delivery_trace import OnMessage, OnReadEnd, traced
 from gateway.feed import Feed, Member
 from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
 from gateway.hub import Hub
@@ -51,14 +51,13 @@ class Relay:
         self.feeder = Feeder(broker, self.hub, spawn=self._spawn, flush=self.flush)
         self.log_check = LogCheck(broker, self.hub, self, spawn=self._spawn)
         self.on_heard: Callable[[bytes, bytes], None] = lambda _channel, _message: None
-        on_message, on_read_end = self.hub.on_message, self.flush
+        heard: tuple[OnMessage, OnReadEnd] = self.hub.on_message, self.flush
         if tracing is not None:
-            traced = DeliveryTrace(tracing, self.hub, self.flush, node_id=node_id)
-            on_message, on_read_end = traced.on_message, traced.on_read_end
+            heard = traced(*heard, tracing=tracing, hub=self.hub, node_id=node_id)
         self.subscriber = new_subscriber(
             url,
-            on_message=on_message,
-            on_read_end=on_read_end,
+            on_message=heard[0],
+            on_read_end=heard[1],
             on_restored=self._on_restored,
             name=f"subscriber {node_id}",
         )
@@ -295,15 +294,15 @@ class Relay:
 
     def unreadable(self, feed: Feed) -> None:
         """Somebody published what is no message of ours; what it was may be secret."""
-        log.warning("malformed_message", channel=feed.channel.live.decode())
+        log.warning("malformed_message", **feed.whose)
 
     def malformed(self, feed: Feed, entry: Entry) -> None:
         """Somebody published what is no event."""
-        log.error("malformed_event", channel=feed.channel.live.decode(), run=entry.run.decode())
+        log.error("malformed_event", run_id=entry.run.decode(), **feed.whose)
 
     def withheld(self, feed: Feed, entry: Entry) -> None:
         """Somebody published to a channel that is not the event's owner's."""
-        log.error("isolation_violation", channel=feed.channel.live.decode(), run=entry.run.decode())
+        log.error("isolation_violation", run_id=entry.run.decode(), **feed.whose)
 
     # --- the subscriber's callbacks
 

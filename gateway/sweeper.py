@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from broker.errors import BrokerUnavailable, Refused
 from broker.redis.broker import Broker
-from broker.redis.records import UNREADABLE
+from broker.redis.records import UNREADABLE, cause
 from gateway.commands import end_run, place
 from gateway.turn import Turn
 
@@ -133,16 +133,16 @@ class Sweeper:
                 )
         except UNREADABLE as error:
             # Nobody can end what cannot be read; it is not looked at all the time.
-            log.error("run_unreadable", run=run_id, why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
+            log.error("run_unreadable", run_id=run_id, why=cause(error), at=place(error))  # noqa: TRY400 - the text says it
             leases, later = self._broker.keys.leases(partition), epoch_ms + POSTPONE_MS
             await self._broker.client.execute("ZADD", leases, "XX", later, raw)
             return False
         except Refused as refused:
             # Its worker or another sweeper was faster; the next tick sees what is left to do.
-            log.info("sweep_refused", run=run_id, why=str(refused))
+            log.info("sweep_refused", run_id=run_id, why=str(refused))
             return False
         if status is None:
             return False
         self.ended[status] += 1
-        log.warning("run_ended_by_sweeper", run=run_id, status=status)
+        log.warning("run_ended_by_sweeper", run_id=run_id, status=status)
         return True

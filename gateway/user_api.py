@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
+from structlog.contextvars import bind_contextvars
 
 from broker.channels import Channel, Level, Mode, Scope
 from broker.cursor import ZERO
@@ -194,6 +195,7 @@ async def user_of(node: Node, request: web.Request) -> Identity:
     await node.revocations.check(identity)
     if identity.operator:
         raise BadRequest("user_token_required", "an operator's token is no user's", status=403)
+    bind_contextvars(user=identity.owner.pseudonym)
     return identity
 
 

@@ -18,6 +18,15 @@ from broker.trace_context import TraceContext, from_stored
 UNREADABLE: Final = (ResponseError, ValueError, LookupError, TypeError, AttributeError)
 """What reading a key raises that is of another type, or that somebody else than Runcast wrote."""
 
+
+def cause(error: BaseException) -> str:
+    """Why a key was not readable, for a log: Redis' own text, else the error's class alone.
+
+    Texts of other errors repeat what they could not read.
+    """
+    return str(error) if isinstance(error, ResponseError) else type(error).__name__
+
+
 OnBusy = Literal["queue", "reject", "interrupt", "parallel"]
 
 

@@ -59,11 +59,6 @@ class Span:
         self.context = context
         """What belongs to it names this; None when spans are switched off altogether."""
 
-    @property
-    def recorded(self) -> bool:
-        """Whether the sampler has chosen it."""
-        return self._span.is_recording()
-
     def set(self, attributes: Attributes) -> None:
         """Add attributes."""
         self._span.set_attributes(attributes)
@@ -204,7 +199,7 @@ def _remote(context: TraceContext) -> SpanContext:
         trace_id=int(context.trace_id, 16),
         span_id=int(context.span_id, 16),
         is_remote=True,
-        trace_flags=TraceFlags(int(context.traceparent[53:], 16)),
+        trace_flags=TraceFlags(context.flags),
         trace_state=TraceState.from_header([context.tracestate]) if context.tracestate else None,
     )
 

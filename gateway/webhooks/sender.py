@@ -230,11 +230,14 @@ class Sender:
         await self._surely(lambda: self._broker.put_aside(place, why, most=most))
         self._counted["put_aside"] += 1
         run = entry.run.decode() if entry is not None else None
-        log.error("webhook_put_aside", run=run, why=why, host=self._target.host)
+        log.error("webhook_put_aside", run_id=run, why=why, host=self._target.host)
 
     def _tell_refused(self, entry: Entry, answer: Answer) -> None:
         log.warning(
-            "webhook_not_taken", run=entry.run.decode(), why=answer.detail, host=self._target.host
+            "webhook_not_taken",
+            run_id=entry.run.decode(),
+            why=answer.detail,
+            host=self._target.host,
         )
 
     async def _surely(self, write: Callable[[], Awaitable[T]]) -> T:

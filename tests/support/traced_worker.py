@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 from agents_sdk import Run, Worker, current_run, traced_tool
 
@@ -56,8 +55,7 @@ async def waits_once(run: Run) -> None:
     await asyncio.Event().wait()
 
 
-@worker.agent("modules")
-async def modules(run: Run) -> str:
-    """Which parts of OpenTelemetry this process has imported."""
-    await run.think(f"in run: {run.traceparent}")
-    return " ".join(sorted(name for name in sys.modules if name.startswith("opentelemetry")))
+@worker.agent("headers")
+async def headers(run: Run) -> None:
+    """What it would send as headers."""
+    await run.think(f"in run: {run.traceparent} {run.tracestate}")
