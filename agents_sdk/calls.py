@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from agents_sdk import ending
+from agents_sdk import ending, spans
 from agents_sdk.emitter import Emitter
 from agents_sdk.errors import RunStopped
 from broker import events
 from broker.composer import RUN_ENDED
 from broker.errors import EventTooLarge, InvalidEvent
+
+if TYPE_CHECKING:
+    from broker.tracing.tracer import Span
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +35,7 @@ class ToolCall:
         self.id: str = ""
         self.result: Any = None
         self.error: dict[str, str] | None = None
+        self._span: Span | None = None
 
     async def __aenter__(self) -> Self:
         self._emitter.check()
@@ -39,6 +43,8 @@ class ToolCall:
         assert event.publication.call_opened is not None  # noqa: S101  # what the type just checked means
         self.id, _ = event.publication.call_opened
         await self._emitter.confirmed(event)
+        self._span = spans.tool(self._emitter, self.name, self.id)
+        self._around = None if self._span is None else self._span.enter()
         return self
 
     async def __aexit__(
@@ -48,6 +54,9 @@ class ToolCall:
         traceback: TracebackType | None,
     ) -> bool:
         swallowed = isinstance(error, Exception) and not isinstance(error, RunStopped)
+        if self._span is not None and self._around is not None:
+            self._span.leave(self._around)
+            spans.called(self._span, error)
         if self._emitter.ended or self.id not in self._emitter.lifecycle.open_calls:
             return False  # completed by hand, or with its run: nothing is left to say
         if error is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from agents_sdk import ending
+from agents_sdk import ending, spans
 from agents_sdk.buffer import Buffer, Event, Item, texts
 from agents_sdk.deltas import Merger
 from agents_sdk.ending import Outcome
@@ -39,6 +39,7 @@ from broker.redis.store import Limits
 
 if TYPE_CHECKING:
     from agents_sdk.questions import Question
+    from broker.tracing.tracer import Span, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +47,8 @@ log = structlog.get_logger(__name__)
 class Emitter:
     """Events and text of one claimed run, in the order in which the agent produced them."""
 
-    def __init__(self, claim: Claim, sink: Sink, voice: Voice) -> None:
-        self.claim = claim
+    def __init__(self, claim: Claim, sink: Sink, voice: Voice, span: Span | None = None) -> None:
+        self.claim, self.span = claim, span
         self.lifecycle = Lifecycle()
         self.lifecycle.new_attempt(claim.sent)
         self.told: Reason | None = None
@@ -66,6 +67,7 @@ class Emitter:
                 agent_name=claim.agent,
                 parent_run_id=claim.parent_run_id,
                 attempt=claim.attempt,
+                traceparent=claim.traceparent,
             ),
             run_id=claim.run_id,
             lifecycle=self.lifecycle,
@@ -92,6 +94,11 @@ class Emitter:
         return self._voice.limits
 
     @property
+    def tracing(self) -> Tracing | None:
+        """The process's, where it is on."""
+        return self._voice.tracing
+
+    @property
     def ended(self) -> bool:
         """Whether the terminal event was accepted, or somebody else owns the run."""
         return self.lifecycle.state is State.COMPLETED or self.told is Reason.LOST
@@ -107,6 +114,8 @@ class Emitter:
             return
         if self.told is None or reason is Reason.LOST:
             self.told = reason
+            if self.span is not None:
+                self.span.note("told_to_end", {"runcast.reason": reason})
         if reason is Reason.LOST:
             self._cancel_timer()
         self.news.tell()
@@ -267,6 +276,8 @@ class Emitter:
 
     def _put(self, publication: Publication) -> Event:
         self._flush_text()
+        if self.span is not None:
+            spans.said(self.span, publication)
         event = Event(publication)
         self._buffer.put(event)
         return event

@@ -66,6 +66,11 @@ def cancelled(code: str, message: str) -> Outcome:
     return Outcome(status=events.CANCELLED, error=describe(code, message))
 
 
+def code_of(outcome: Outcome | None) -> str:
+    """The outcome's error code; empty without one."""
+    return outcome.error["code"] if outcome is not None and outcome.error is not None else ""
+
+
 def error_of(error: BaseException) -> dict[str, str]:
     """An exception as payloads carry it: its ``code`` if it has a usable one, else its class.
 

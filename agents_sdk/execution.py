@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
-from agents_sdk import ending
+from agents_sdk import ending, spans
 from agents_sdk.context import CURRENT
 from agents_sdk.emitter import Emitter
 from agents_sdk.ending import Outcome
@@ -46,7 +47,8 @@ class Execution:
         self._host, self._function, self._spec = host, function, spec
         self._grace_seconds = grace_seconds
         voice = replace(host.voice, require_all_events=spec.require_all_events)
-        self._emitter = Emitter(claim, host.sink, voice)
+        self.span = None if voice.tracing is None else spans.attempt(voice.tracing, claim)
+        self._emitter = Emitter(claim, host.sink, voice, self.span)
         self._emitter.on_lost = partial(self.cancel, Reason.LOST)
         self._time_limit = TimeLimit(spec.timeout_seconds, partial(self.cancel, Reason.TIMEOUT))
         self.run = Run(claim, self._emitter, host, self._time_limit)
@@ -67,6 +69,10 @@ class Execution:
 
     async def conduct(self) -> None:
         """Return when the run's terminal event is in the log, or the run is lost."""
+        with nullcontext() if self.span is None else self.span.current():
+            await self._conduct()
+
+    async def _conduct(self) -> None:
         claim, loop = self.run.claim, asyncio.get_running_loop()
         self._host.hold(claim, self.cancel)
         if claim.stop_requested:
@@ -80,12 +86,15 @@ class Execution:
             loop.call_soon(self._emitter.begin)
             self._time_limit.start()
             await self._over
+        outcome = None
         try:
             end_children(self.run)
             if not self._emitter.ended:
-                self._emitter.finish(self._outcome())
+                outcome = self._outcome()
+                self._emitter.finish(outcome)
         finally:  # whatever went wrong: without its lease the sweeper ends the run
             await asyncio.wait([self._host.leave(claim, self._emitter)])
+            spans.ended(self.span, self._emitter.status, ending.code_of(outcome))
 
     async def wait_gone(self) -> None:
         """Return when the agent's task is done: one that ignores its cancellation still costs."""

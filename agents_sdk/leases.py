@@ -6,6 +6,7 @@ So an agent that blocks the event loop, for however long, does not lose its run 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -53,8 +54,11 @@ class Leases:
         """Begin to renew what is held. Redis need not be there yet."""
         self._loop = asyncio.get_running_loop()
         running: asyncio.Future[None] = self._loop.create_future()
+        context = contextvars.copy_context()  # what logs are to say of this process
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._renew_all(running)), name="leases", daemon=True
+            target=lambda: context.run(asyncio.run, self._renew_all(running)),
+            name="leases",
+            daemon=True,
         )
         self._thread.start()
         await running

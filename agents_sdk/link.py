@@ -14,6 +14,7 @@ from agents_sdk.ids import new_id
 from agents_sdk.leases import Leases
 from agents_sdk.outages import delays
 from agents_sdk.voice import Voice
+from broker import tracing
 from broker.channels import Keys
 from broker.config import Durability, Settings
 from broker.errors import (
@@ -50,7 +51,12 @@ class Link:
         self.id = f"{kind}-{new_id()}"
         self.keys = Keys(settings.prefix, settings.partitions)
         limits = Limits.of(settings)
-        self.voice = Voice(limits=limits, publish_timeout_seconds=publish_timeout_seconds)
+        self.tracing = tracing.start(settings, service=f"runcast-{kind}", instance=self.id)
+        self.voice = Voice(
+            limits=limits,
+            publish_timeout_seconds=publish_timeout_seconds,
+            tracing=self.tracing,
+        )
         self.client = new_client(self.url, name=self.id)
         self.broker = self.sink = Broker(self.client, keys=self.keys, limits=limits)
         self._leases = Leases(self.url, keys=self.keys, limits=limits, name=self.id)
@@ -176,6 +182,7 @@ class Link:
         await self._leases.stop()
         await self._subscriber.stop()
         await self.client.stop()
+        await tracing.flush(self.tracing)
 
 
 def checked_durability(durability: Durability | None) -> Durability | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from agents_sdk import ending
+from agents_sdk import ending, spans
 from agents_sdk.emitter import Emitter
 from agents_sdk.ids import new_id
 from agents_sdk.values import shown
@@ -48,6 +49,13 @@ class PostedCall:
             opening["purpose"] = purpose
         self._open = False
         emitter.posts.add(lambda: self._begin(opening))
+
+    def span(self, *, within: bool = True) -> AbstractContextManager[None]:
+        """Around the call: its span, where tracing is on.
+
+        ``within``: spans that begin in the block are below it.
+        """
+        return spans.calling(spans.tool(self._emitter, self.name, self.id), within=within)
 
     def returned(self, result: Any) -> None:
         """It succeeded."""

@@ -102,6 +102,7 @@ class RecordingHost:
             created_ms=time.time_ns() // 1_000_000,
             state=State.QUEUED,
             open_calls={},
+            trace=request.trace,
         )
         self._records[claim.run_id] = Record(claim)
         return claim

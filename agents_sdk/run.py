@@ -1,4 +1,7 @@
-"""What an agent holds: its request, and its voice."""
+"""What an agent holds: its request, and its voice.
+
+Longer than others, because a run opens runs: neither can be without the other.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agents_sdk import ending
+from agents_sdk import ending, spans
 from agents_sdk.calls import ToolCall
 from agents_sdk.context import CURRENT
 from agents_sdk.emitter import Emitter
@@ -21,6 +24,9 @@ from agents_sdk.questions import Questions
 from agents_sdk.time_limit import TimeLimit
 from broker import events
 from broker.redis.records import Claim, RunRequest
+
+if TYPE_CHECKING:
+    from broker.tracing.tracer import Span
 
 
 class Run:
@@ -112,6 +118,22 @@ class Run:
     def time_limit(self) -> TimeLimit:
         """What is left of the agent's time; for those who carry runs."""
         return self._time_limit
+
+    @property
+    def traceparent(self) -> str | None:
+        """To be sent as a header of that name with requests of the agent's own (W3C Trace Context).
+
+        Where tracing is on, that of the current span, within a tool the tool's; else the client's
+        own. None when there is neither.
+        """
+        context = spans.around(self._emitter)
+        return None if context is None else context.traceparent
+
+    @property
+    def tracestate(self) -> str | None:
+        """The header that belongs to :attr:`traceparent`; None when there is nothing to say."""
+        context = spans.around(self._emitter)
+        return None if context is None else context.tracestate or None
 
     @property
     def stop_requested(self) -> bool:
@@ -240,6 +262,7 @@ class Run:
             agent=name,
             content=content,
             parent_run_id=parent.run_id,
+            trace=parent.trace,
         )
         return Scope(self._host, request, parent=self)
 
@@ -256,11 +279,19 @@ class Scope:
     def __init__(self, host: Host, request: RunRequest, *, parent: Run | None = None) -> None:
         self._host, self._request, self._parent = host, request, parent
         self._cancelled = False
+        self._span: Span | None = None
 
     async def __aenter__(self) -> Run:
         self._task = asyncio.current_task()
-        claim = await self._host.open_run(self._request)
-        self._emitter = emitter = Emitter(claim, self._host.sink, self._host.voice)
+        voice, request = self._host.voice, self._request
+        if voice.tracing is not None:
+            self._span, request = spans.opened(voice.tracing, request)
+        try:
+            claim = await self._host.open_run(request)
+        except BaseException as error:
+            spans.ended(self._span, None, type(error).__name__)
+            raise
+        self._emitter = emitter = Emitter(claim, self._host.sink, voice, self._span)
         limit = self._parent.time_limit if self._parent is not None else None
         self._run = run = Run(claim, emitter, self._host, limit)
         self._cancelling = self._task.cancelling() if self._task else 0
@@ -270,6 +301,7 @@ class Scope:
             self._parent.children.add(self)
         self._previous = CURRENT.get()
         CURRENT.set(run)
+        self._around = None if self._span is None else self._span.enter()
         asyncio.get_running_loop().call_soon(emitter.begin)
         return run
 
@@ -280,11 +312,16 @@ class Scope:
         traceback: TracebackType | None,
     ) -> None:
         CURRENT.set(self._previous)
+        if self._span is not None and self._around is not None:
+            self._span.leave(self._around)
         if self._parent is not None:
             self._parent.children.discard(self)
         end_children(self._run)
+        outcome = None
         if not self._emitter.ended:
-            self._emitter.finish(self._outcome(error))
+            outcome = self._outcome(error)
+            self._emitter.finish(outcome)
+        spans.ended(self._span, self._emitter.status, ending.code_of(outcome))
         told, task = self._emitter.told, self._task
         self._task = None  # from here on nothing cancels the body's task any more
         leaving = self._host.leave(self._run.claim, self._emitter)

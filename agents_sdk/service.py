@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import structlog
 from redis.exceptions import ResponseError
+from structlog.contextvars import bind_contextvars, unbind_contextvars
 
+from agents_sdk import spans
 from agents_sdk.agent import Agent
 from agents_sdk.errors import Reason
 from agents_sdk.execution import GRACE_SECONDS, Execution
@@ -21,7 +23,7 @@ from broker.config import Settings
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.redis.agents import WORKERS_TTL_SECONDS, WorkerReport
 from broker.redis.queue import Request, RequestQueue
-from broker.redis.records import UNREADABLE, Claim
+from broker.redis.records import UNREADABLE, Claim, cause
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +100,8 @@ class Service:
         BrokerUnavailable when Redis is not there in time, ConfigurationError when the port of the
         metrics is taken.
         """
+        # All that is begun from here on inherits it.
+        bind_contextvars(worker=self.id)
         await self._link.start()
         try:
             self.metrics.serve(*self._metrics_at)
@@ -150,6 +154,7 @@ class Service:
             self.left_behind = True
             task.cancel()
         log.info("worker_stopped", worker=self.id)
+        unbind_contextvars("worker")
 
     async def _all_served(self, timeout_seconds: float) -> None:
         if self._serving:
@@ -199,13 +204,17 @@ class Service:
         # carried here ends first, and claiming then decides.
         while request.run_id in self._ended:
             await self._ended[request.run_id].wait()
+        bind_contextvars(run_id=request.run_id)
         ended = self._ended[request.run_id] = asyncio.Event()
         execution = None
         try:
             claim = await self._claim(request)
+            if claim is not None:
+                bind_contextvars(user=claim.owner.pseudonym)
             if claim is not None and claim.agent in self._agents:
                 agent = self._agents[claim.agent]
                 execution = Execution(self._link, claim, agent.function, agent.spec)
+                self._trace(request, claim, execution)
                 self._executions[claim.run_id] = execution
                 began = time.monotonic()
                 await execution.conduct()
@@ -221,6 +230,14 @@ class Service:
         if execution is not None:
             await execution.wait_gone()
 
+    def _trace(self, request: Request, claim: Claim, execution: Execution) -> None:
+        if self._link.tracing is None or execution.span is None:
+            return
+        spans.waited(self._link.tracing, claim, execution.span, since_ms=request.queued_ms)
+        task = asyncio.create_task(spans.note(self._link.broker, claim, execution.span))
+        self._acknowledging.add(task)
+        task.add_done_callback(self._acknowledging.discard)
+
     async def _claim(self, request: Request) -> Claim | None:
         """Claim, through outages: the same worker may claim again, should the reply be lost."""
         waits = delays()
@@ -232,7 +249,7 @@ class Service:
             except BrokerUnavailable:
                 await self._unless_draining(next(waits))
             except UNREADABLE as error:  # nobody could carry it; the sweeper has it in sight
-                log.error("run_unreadable", run_id=request.run_id, why=repr(error))  # noqa: TRY400 - the text says it
+                log.error("run_unreadable", run_id=request.run_id, why=cause(error))  # noqa: TRY400 - the text says it
                 self._acknowledge(request)
                 return None
             else:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agents_sdk.metrics import Tally
 from broker.publication import Publication
 from broker.redis.client import Receiver
 from broker.redis.records import Claim
 from broker.redis.store import Limits
+
+if TYPE_CHECKING:
+    from broker.tracing.tracer import Tracing
 
 
 class Sink(Protocol):
@@ -26,10 +29,11 @@ class Sink(Protocol):
 class Voice:
     """What a run may say and how long it waits. ``publish_timeout_seconds`` per call.
 
-    ``tally``: what all runs of the process count.
+    ``tally``: what all runs of the process count. ``tracing``: None where it is off.
     """
 
     limits: Limits
     publish_timeout_seconds: float
     require_all_events: bool = False
     tally: Tally = field(default_factory=Tally)
+    tracing: Tracing | None = None

@@ -46,6 +46,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 Durability = Literal["acknowledged", "replicated"]
+Tracing = Literal["off", "on", "follow"]
 
 
 class Settings(BaseSettings):
@@ -276,6 +277,12 @@ class Settings(BaseSettings):
         description="1 or more: events that wait in one partition; more are dropped, and counted",
     )
 
+    tracing: Tracing = Field(
+        default="off",
+        description="off, on or follow: record traces with OpenTelemetry and send them by "
+        "OTLP/HTTP, as the OTEL_* variables say; follow: whether a client's trace is recorded is "
+        "the client's to decide",
+    )
     log_format: Literal["console", "json"] = Field(default="console", description="console or json")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"

@@ -173,7 +173,7 @@ class EmbeddedRedis:
             try:
                 await asyncio.to_thread(process.wait, STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                log.warning("redis did not stop in time and is killed", pid=process.pid)
+                log.warning("redis_killed", pid=process.pid)
             finally:
                 if process.poll() is None:
                     process.kill()

@@ -204,6 +204,7 @@ class Envelope:
         agent_name: str,
         parent_run_id: str | None = None,
         attempt: int = 1,
+        traceparent: str | None = None,
     ) -> None:
         ids = {
             "user_id": user_id,
@@ -216,6 +217,8 @@ class Envelope:
             origin["parent_run_id"] = parent_run_id
         if attempt > 1:
             origin["attempt"] = attempt
+        if traceparent is not None:
+            origin["traceparent"] = traceparent
         self._ids = b"," + to_json("event", ids)[1:-1]
         self._origin = b"," + to_json("event", origin)[1:-1] if origin else b""
 
@@ -246,6 +249,7 @@ def encode(
     seq: int | None = None,
     parent_run_id: str | None = None,
     attempt: int = 1,
+    traceparent: str | None = None,
 ) -> bytes:
     """The event as a JSON object without ``id``, ready for the log. The type is one of ours.
 
@@ -258,6 +262,7 @@ def encode(
         agent_name=agent_name,
         parent_run_id=parent_run_id,
         attempt=attempt,
+        traceparent=traceparent,
     )
     return envelope.encode(event_type, payload, epoch_ms=epoch_ms, seq=seq)
 

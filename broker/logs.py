@@ -1,16 +1,20 @@
 """Logging of every Runcast process: structured, on standard error, without anybody's secrets.
 
-Standard output belongs to what a program was asked to print (``--json`` above all).
+An exception is told by its class and where it was raised. Its text is left out: it may repeat what
+a user or an agent wrote. Standard output belongs to what a program was asked to print (``--json``
+above all).
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 WITHHELD_KEYS: Final = frozenset(
     {"authorization", "content", "payload", "response", "secret", "text", "ticket", "token"}
@@ -18,6 +22,9 @@ WITHHELD_KEYS: Final = frozenset(
 """Fields that could hold a credential or what a user or an agent wrote. Their values never get into
 a log; log a run id, a length, a ``jti`` or a hash instead."""
 
+
+MOST_CAUSES: Final = 10
+"""Errors of a chain that are told."""
 
 TLS_HEADLINE: Final = "Fatal error on SSL protocol"
 """What asyncio and uvloop both call an error below a TLS connection."""
@@ -30,20 +37,53 @@ def withhold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
     return event
 
 
-class TransportErrors(logging.Filter):
-    """asyncio's own reports of a connection that ended, without their tracebacks.
+def find_trace(found: Callable[[], Mapping[str, str]]) -> None:
+    """Have every further line of this process bear what ``found()`` returns: the current trace."""
+    _TRACE.found = found
 
-    Whoever opened the connection tells why it ended. The event loop reports it once more when the
-    end comes in the midst of a TLS handshake: as a future that nobody waits for any longer, or as
-    a write on a socket that is closed already.
+
+class _Trace:
+    """How the current trace is found, once somebody traces."""
+
+    found: Callable[[], Mapping[str, str]] | None = None
+
+
+_TRACE: Final = _Trace()
+
+
+def with_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Add ``trace_id`` and ``span_id`` of the span that the line is written in."""
+    if _TRACE.found is not None:
+        event.update(_TRACE.found())
+    return event
+
+
+def without_text(exc_info: ExcInfo) -> str:
+    """A traceback with the classes of the errors in place of their texts, the cause first."""
+    told: list[str] = []
+    error: BaseException | None = exc_info[1]
+    while error is not None and len(told) < MOST_CAUSES:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        told.append(f"Traceback (most recent call last):\n{frames}{type(error).__qualname__}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\n".join(reversed(told))
+
+
+class LoopErrors(logging.Filter):
+    """asyncio's own reports, without what else stands in them: the errors' texts above all.
+
+    Of a connection that ended there is one line without a traceback: whoever opened it tells why it
+    ended. The event loop reports it once more when the end comes in the midst of a TLS handshake:
+    as a future that nobody waits for any longer, or as a write on a socket that is closed already.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep the record as one line."""
+        """Keep the record, as one line and perhaps a traceback."""
         error = record.exc_info[1] if record.exc_info else None
         headline = record.getMessage().partition("\n")[0]
+        record.msg, record.args = headline, ()
         if isinstance(error, OSError) or (error is not None and headline == TLS_HEADLINE):
-            record.msg, record.args = f"{headline}: {error}", ()
+            record.msg = f"{headline}: {error}"
             record.exc_info = record.exc_text = None
             record.levelno, record.levelname = logging.WARNING, "WARNING"
         return True
@@ -60,16 +100,16 @@ def configure_logging(
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        with_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         withhold,
+        structlog.processors.ExceptionRenderer(without_text),
     ]
     renderer: Processor
     if log_format == "json":
-        shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:
-        # Not the pretty tracebacks: they print local variables, and with them tokens and content.
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
@@ -89,5 +129,5 @@ def configure_logging(
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("aiohttp.access").disabled = True
     asyncio_log = logging.getLogger("asyncio")
-    if not any(isinstance(each, TransportErrors) for each in asyncio_log.filters):
-        asyncio_log.addFilter(TransportErrors())
+    if not any(isinstance(each, LoopErrors) for each in asyncio_log.filters):
+        asyncio_log.addFilter(LoopErrors())

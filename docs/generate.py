@@ -37,8 +37,9 @@ from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from broker.limits import LIMITS  # noqa: E402
 from broker.metrics import Row  # noqa: E402
 from compose.grafana import dashboard  # noqa: E402
+from compose.kubernetes import alerts as kubernetes_alerts  # noqa: E402
 from compose.redis import rights  # noqa: E402
-from docs import generate_scaling, generate_schemas, generate_types  # noqa: E402
+from docs import generate_scaling, generate_schemas, generate_types, log_events  # noqa: E402
 from docs.tables import NOTHING, table  # noqa: E402
 from gateway.close_codes import CLOSE_CODES  # noqa: E402
 from gateway.handshake import CREDENTIALS, PARAMETERS, ROUTES  # noqa: E402
@@ -274,6 +275,23 @@ def metrics(rows: Iterable[Row]) -> str:
     )  # fmt: skip
 
 
+def logged() -> str:
+    """Every line that is logged."""
+    return table(
+        ("event", "program", "level", "fields", "what it means"),
+        (
+            (
+                f"`{name}`",
+                line.program,
+                ", ".join(sorted(line.levels)),
+                ", ".join(f"`{each}`" for each in line.fields) or NOTHING,
+                log_events.MEANINGS[name],
+            )
+            for name, line in sorted(log_events.found().items())
+        ),
+    )
+
+
 def alerts() -> str:
     """Every alert: how urgent it is, what it says, and when."""
     return table(
@@ -310,6 +328,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "metrics-fleet": lambda: metrics(FLEET),
     "metrics-worker": lambda: metrics(WORKER_METRICS.values()),
     "alerts": alerts,
+    "log-events": logged,
 }
 """The name in a page's marker → what stands there."""
 
@@ -332,6 +351,7 @@ def generated(text: str) -> str:
 FILES: Final[Mapping[Path, Callable[[], str]]] = {
     ROOT / "compose" / "redis" / "users.acl": rights.acl_file,
     ROOT / "compose" / "grafana" / "dashboards" / "runcast.json": dashboard.dashboard,
+    ROOT / "compose" / "kubernetes" / "monitoring" / "alerts.yaml": kubernetes_alerts.alerts,
     **generate_schemas.FILES,
 }
 """Files that are generated as a whole, and from what."""

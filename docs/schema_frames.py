@@ -89,6 +89,11 @@ SCALARS: Final[Mapping[str, Schema]] = {
         "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$",
         "description": "UTC with milliseconds.",
     },
+    "traceparent": {
+        "type": "string",
+        "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
+        "description": "W3C Trace Context.",
+    },
     "run_problem": struct({"code": STRING, "message": STRING}),
 }
 """What fields are made of."""
@@ -273,7 +278,10 @@ def _event(name: str, fields: Schema, *, seq: bool) -> Schema:
     optional = {"parent_run_id": ID}
     if not seq:
         return struct(always, {**optional, "seq": False})  # type: ignore[dict-item]
-    return struct({**always, "seq": POSITIVE}, {**optional, "attempt": {**POSITIVE, "minimum": 2}})
+    return struct(
+        {**always, "seq": POSITIVE},
+        {**optional, "attempt": {**POSITIVE, "minimum": 2}, "traceparent": ref("traceparent")},
+    )
 
 
 def _delta() -> Schema:

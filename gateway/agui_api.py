@@ -79,8 +79,9 @@ async def run(request: web.Request) -> web.StreamResponse:
         raise BadRequest("message_too_large", why, status=413)
     command = session.message(wanted.run_id, payload)
     message = message_of(
-        node, identity, opening, command, connection_id="", thread_id=wanted.thread_id
-    )
+        node, identity, opening, command,
+        connection_id="", thread_id=wanted.thread_id, headers=request.headers,
+    )  # fmt: skip
     return await Listener(request, node, identity, opening, speak=speak).begin(message)
 
 

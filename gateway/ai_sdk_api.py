@@ -64,7 +64,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     if isinstance(asked, Answer):
         await answer(node, identity.owner, asked)
         return await _listener(request, identity, opening, asked.position).join(asked.run_id)
-    message = begun_by(node, identity, opening, asked.message)
+    message = begun_by(node, identity, opening, asked.message, request.headers)
     return await _listener(request, identity, opening).begin(message)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from multidict import MultiMapping
+
 from broker.channels import Level, Owner, Scope
 from gateway.claims import Identity
 from gateway.commands import Message
@@ -17,12 +19,20 @@ if TYPE_CHECKING:
     from gateway.node import Node
 
 
-def begun_by(node: Node, identity: Identity, opening: Opening, said: SendMessage) -> Message:
-    """The message that begins a run in its chat."""
+def begun_by(
+    node: Node,
+    identity: Identity,
+    opening: Opening,
+    said: SendMessage,
+    headers: MultiMapping[str] | None = None,
+) -> Message:
+    """The message that begins a run in its chat. ``headers``: of the request that it is."""
     thread_id = said.thread_id or ""
     if opening.level is Level.STANDARD:
         opening = replace(opening, thread_id=thread_id)
-    return message_of(node, identity, opening, said, connection_id="", thread_id=thread_id)
+    return message_of(
+        node, identity, opening, said, connection_id="", thread_id=thread_id, headers=headers
+    )
 
 
 async def answer(node: Node, owner: Owner, given: Answer) -> None:

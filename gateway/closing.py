@@ -87,4 +87,5 @@ def _body(claim: Claim, event_type: str, seq: int, payload: dict[str, Any], epoc
         seq=seq,
         parent_run_id=claim.parent_run_id,
         attempt=max(1, claim.attempt),
+        traceparent=claim.traceparent,
     )

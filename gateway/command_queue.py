@@ -64,6 +64,9 @@ class CommandQueue(ABC):
         self._commands.clear()
 
     async def _work(self) -> None:
+        structlog.contextvars.bind_contextvars(
+            connection=self.socket.connection_id, user=self.socket.identity.owner.pseudonym
+        )
         try:
             while self._commands:
                 command = self._commands.popleft()

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
@@ -34,11 +34,16 @@ from broker.ids import RANDOM_BYTES, ulid
 from broker.lifecycle import State
 from broker.limits import LIMITS, Allowance
 from broker.redis.broker import Broker
-from broker.redis.records import UNREADABLE, AgentSpec, Registered, RunRequest
+from broker.redis.records import UNREADABLE, AgentSpec, Registered, RunRequest, cause
 from broker.redis.threads import OpenRun
+from broker.trace_context import TraceContext
+from gateway import message_trace
 from gateway.closing import closing
 from gateway.patience import patiently
 from gateway.session import FrameError
+
+if TYPE_CHECKING:
+    from broker.tracing.tracer import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -81,17 +86,24 @@ class Message:
     message_id: str
     allowance: Allowance
     shared: Mapping[str, int]
+    trace: TraceContext | None = None
 
 
 class Commands:
     """The verbs, over one broker; ``ending`` may end runs that are somebody else's to end."""
 
     def __init__(
-        self, broker: Broker, *, ending: Broker, node_id: str, default_agent: str | None
+        self,
+        broker: Broker,
+        *,
+        ending: Broker,
+        node_id: str,
+        default_agent: str | None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._broker = broker
         self._ending = ending
-        self._node_id = node_id
+        self._node_id, self._tracing = node_id, tracing
         self._default_agent = default_agent
         self._looked: dict[Owner, float] = {}
 
@@ -115,6 +127,7 @@ class Commands:
             metadata=message.metadata,
             message_id=message.message_id,
             allowance=message.allowance,
+            trace=message.trace,
         )
         begun: str | None = None
         await self._take_share(message)
@@ -244,10 +257,17 @@ class Commands:
     async def _end_unclaimed(self, owner: Owner, run_id: str) -> None:
         partition, node_id = self._broker.keys.partition(owner), self._node_id
         try:
-            await end_run(self._ending, partition, run_id, node_id=node_id, unclaimed_only=True)
+            await end_run(
+                self._ending,
+                partition,
+                run_id,
+                node_id=node_id,
+                unclaimed_only=True,
+                tracing=self._tracing,
+            )
         except Refused as refused:
             # A worker or the sweeper was faster; the stop is recorded and they know of it.
-            log.info("end_of_run_refused", run=run_id, why=str(refused))
+            log.info("end_of_run_refused", run_id=run_id, why=str(refused))
 
     async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's result, tried again while Redis is away, for no longer than the deadline."""
@@ -258,7 +278,7 @@ class Commands:
                 "broker_unavailable", "try again in a moment", retryable=True, bad=False
             ) from None
         except UNREADABLE as error:
-            log.error("unreadable_in_redis", why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
+            log.error("unreadable_in_redis", why=cause(error), at=place(error))  # noqa: TRY400 - the text says it
             raise FrameError("internal", "it was logged", bad=False) from None
         except LimitReached:
             raise  # what was asked for knows how much it may be
@@ -295,6 +315,7 @@ async def end_run(
     node_id: str,
     unclaimed_only: bool = False,
     spare: bool = False,
+    tracing: Tracing | None = None,
 ) -> str | None:
     """Decide over a run whose time is up and end it if need be; its status when it was ended."""
     taken = await broker.take_over(
@@ -306,7 +327,8 @@ async def end_run(
     said = closing(claim, status=status, code=code, epoch_ms=time.time_ns() // 1_000_000)
     # All of it is sent, in order, before anything is waited for: the end does not depend on whether
     # a replica confirms what comes before it.
-    await asyncio.gather(*(broker.publish(claim, publication) for publication in said))
+    with message_trace.ending(tracing, claim, status=status, code=code, node_id=node_id):
+        await asyncio.gather(*(broker.publish(claim, publication) for publication in said))
     return status
 
 

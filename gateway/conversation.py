@@ -12,6 +12,7 @@ from gateway import session
 from gateway.command_queue import CommandQueue, unavailable
 from gateway.commands import DEADLINE_SECONDS, new_id
 from gateway.feed import Feed
+from gateway.message_trace import Acceptance, accepting
 from gateway.messages import message_of
 from gateway.resync import Beginning
 from gateway.session import Command, FrameError
@@ -62,13 +63,6 @@ class Conversation(CommandQueue):
             )
         if command.thread_id is None and self._thread is None:
             self._thread = new_id()
-        try:
-            spec = await node.commands.agent(command.agent)
-        except FrameError as error:
-            if error.code == "unknown_agent" and not node.ready:
-                # Redis has just come back, perhaps empty: the workers announce themselves again.
-                raise unavailable() from None
-            raise
         message = message_of(
             node,
             identity,
@@ -77,16 +71,29 @@ class Conversation(CommandQueue):
             connection_id=self.socket.connection_id,
             thread_id=command.thread_id or self._thread or "",
         )
+        with accepting(node.tracing, message, node_id=node.node_id) as acceptance:
+            await self._begin(command, acceptance)
+
+    async def _begin(self, command: session.SendMessage, acceptance: Acceptance) -> None:
+        node, message = self.socket.node, acceptance.message
+        try:
+            spec = await node.commands.agent(command.agent)
+        except FrameError as error:
+            if error.code == "unknown_agent" and not node.ready:
+                # Redis has just come back, perhaps empty: the workers announce themselves again.
+                raise unavailable() from None
+            raise
         own_feed: Feed | None = None
-        if opening.level is Level.STRICT:
+        if self.socket.opening.level is Level.STRICT:
             own_feed = await self._open(message.channel)
             self.socket.join(own_feed, Beginning(ZERO))
         # What the run publishes from now on waits until the client knows which run it is.
         self.socket.hold()
         try:
             registered = await node.commands.register(message, spec)
+            acceptance.accepted(registered)
             if not registered.duplicate:
-                node.tally.accept(identity.owner.tenant)
+                node.tally.accept(message.owner.tenant)
             elif own_feed is not None:
                 self.socket.leave(own_feed)
                 await self._read_run(registered.run_id, ZERO, bad_cursor=False)
@@ -97,7 +104,7 @@ class Conversation(CommandQueue):
             raise
         finally:
             self.socket.let_go()
-        await node.commands.enqueue(registered, spec, identity.owner)
+        await node.commands.enqueue(registered, spec, message.owner)
 
     async def _attach(self, command: session.Attach) -> None:
         if self.socket.opening.level is not Level.STRICT:

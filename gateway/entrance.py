@@ -120,6 +120,7 @@ class Entrance:
         identity = None
         try:
             identity = await self._authenticate(arrival)
+            structlog.contextvars.bind_contextvars(user=identity.owner.pseudonym)
             opening = handshake.parse(arrival.path, arrival.query)
             admission.check(identity, opening)
             self._require_open()

@@ -92,6 +92,11 @@ class Feed:
         """Nobody reads it."""
         return not self.live and not self.joining
 
+    @property
+    def whose(self) -> dict[str, str]:
+        """Its channel, for a log."""
+        return {"user": self.channel.owner.pseudonym, "scope": self.channel.scope}
+
     def is_quiet(self) -> bool:
         """Asked once a tick: for one tick, and for every second one from then on."""
         if self.follower.raw != self.seen:

@@ -111,7 +111,7 @@ class Feeder:
             await self._bring_level(feed, socket, joining, then)
         except Exception:
             # A client that is connected and told nothing would wait for ever.
-            log.exception("feeding_failed", channel=feed.channel.live.decode())
+            log.exception("feeding_failed", **feed.whose)
             socket.close(UNAVAILABLE)
 
     async def _bring_level(

@@ -66,7 +66,7 @@ class Meters:
         for event_id, body, begun, written in staged:
             logged = from_redis(event_id).ms / 1000
             with suppress(ValueError):  # another program's event
-                self._stage("sdk_to_redis", logged - _said(body))
+                self._stage("sdk_to_redis", logged - said_at(body))
             self._stage("redis_to_gateway", begun - logged)
             self._stage("gateway_to_socket", written - begun)
 
@@ -86,7 +86,7 @@ def _histogram(name: str) -> Histogram:
     return Histogram(name, row.what, row.labels[1:], buckets=FAST, registry=None)
 
 
-def _said(body: bytes) -> float:
+def said_at(body: bytes) -> float:
     """An event's ``timestamp`` in seconds since 1970; ``ValueError`` when it has none."""
     _, _, rest = body.partition(_BEFORE)  # an unescaped quote: it is in no value of the envelope
     return datetime.fromisoformat(rest[:_TIMESTAMP].decode(errors="replace")).timestamp()

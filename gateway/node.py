@@ -14,14 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, Final
 
 import structlog
 from redis.exceptions import ResponseError
 
+from broker import tracing
 from broker.bucket import Bucket
-from broker.channels import Channel, Keys, Mode, Scope
+from broker.channels import Channel, Keys, Scope
 from broker.config import Settings
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
@@ -41,8 +41,10 @@ from gateway.meters import STAGES_PER_TURN, Meters
 from gateway.orders import Orders
 from gateway.probe import Probe
 from gateway.relay import Relay
+from gateway.report import report
 from gateway.revocation import Revocations
 from gateway.seats import Seats
+from gateway.slow import SlowClients
 from gateway.sockets import Sockets
 from gateway.stats import Tally
 from gateway.sweeper import Sweeper
@@ -79,7 +81,8 @@ class Node:
         url = url_of(settings)
         self.client = new_client(url, name=f"gateway {self.node_id}")
         self.broker = Broker(self.client, keys=self.keys, limits=Limits.of(settings))
-        self.relay = Relay(self.broker, url, node_id=self.node_id)
+        self.tracing = tracing.start(settings, service="runcast-gateway", instance=self.node_id)
+        self.relay = Relay(self.broker, url, node_id=self.node_id, tracing=self.tracing)
         # With which runs are published and ended: a connection with rights of its own, or the same.
         self.ending = self.broker
         if settings.sweeper_redis_url is not None:
@@ -90,11 +93,13 @@ class Node:
             ending=self.ending,
             node_id=self.node_id,
             default_agent=settings.default_agent,
+            tracing=self.tracing,
         )
-        self.sweeper = Sweeper(self.ending, node_id=self.node_id)
+        self.sweeper = Sweeper(self.ending, node_id=self.node_id, tracing=self.tracing)
         self.webhooks = Sender.of(settings, self.ending, node_id=self.node_id)
         self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.meters = Meters()
+        self.slow = SlowClients()
         self.closes = Counter(dict.fromkeys(close_codes.COUNTED, 0))
         self.draining = False
         self._emptied = asyncio.Event()
@@ -183,7 +188,7 @@ class Node:
         await self.verifier.stop()
         if self.webhooks is not None:
             await self.webhooks.stop()
-        with suppress(BrokerUnavailable):
+        with suppress(BrokerUnavailable, ResponseError):  # the others see by and by that it is gone
             await self.seats.give_up()
             await self.fleet.leave()
         await self._disconnect()
@@ -191,6 +196,7 @@ class Node:
     async def _disconnect(self) -> None:
         await self.relay.stop()
         await self.client.stop()
+        await tracing.flush(self.tracing)
         if self.ending.client is not self.client:
             await self.ending.client.stop()
 
@@ -265,24 +271,7 @@ class Node:
 
     def report(self) -> dict[str, Any]:
         """The counters of this gateway alone, as they go into Redis."""
-        modes = self.sockets.modes
-        return {
-            "at": time.time(),
-            "draining": self.draining,
-            "uptime_seconds": round(time.monotonic() - self.started, 3),
-            "by_mode": {mode.value: modes[mode.value] for mode in Mode},
-            "events": asdict(self.relay.hub.counters),
-            "latency": {str(at): count for at, count in self.meters.latency.counts.items()},
-            "refused": dict(self.tally.refused),
-            "webhooks": {} if self.webhooks is None else self.webhooks.figures,
-            "by_tenant": self.tally.by_tenant(
-                {
-                    each.tenant: self.sockets.of(each)
-                    for each in self.sockets.owners
-                    if not each.user
-                }
-            ),
-        }
+        return report(self)
 
     async def reports(self) -> dict[str, dict[str, Any]]:
         """Every live node's last report by its id; this one's comes first and is fresh."""
@@ -329,6 +318,8 @@ class Node:
 
     async def _report_for_ever(self) -> None:
         while True:
+            for _ in self.slow.look(self.sockets, time.time()):
+                await asyncio.sleep(0)
             begun = time.monotonic()
             try:
                 await self.fleet.tell(self.report())

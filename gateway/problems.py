@@ -29,6 +29,8 @@ async def as_problems(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Errors of aiohttp and of ours as RFC 9457 problems; what is unexpected is logged here."""
+    # aiohttp's task is that of the connection: it may have had another user's request before.
+    structlog.contextvars.unbind_contextvars("user")
     try:
         return await handler(request)
     except AuthError as error:
@@ -56,5 +58,6 @@ async def as_problems(
             told.headers["Allow"] = error.headers["Allow"]
         return told
     except Exception:
-        log.exception("request_failed", path=request.path)
+        resource = request.match_info.route.resource
+        log.exception("request_failed", route=resource.canonical if resource is not None else None)
         return problem(500, "internal", "It was logged.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
@@ -20,11 +20,15 @@ from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.topology import new_subscriber
 from gateway.close_codes import TAKEN_OVER, UNAVAILABLE
+from gateway.delivery_trace import OnMessage, OnReadEnd, traced
 from gateway.feed import Feed, Member
 from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
 from gateway.hub import Hub
 from gateway.log_check import LogCheck
 from gateway.resync import Beginning, begin, go_on
+
+if TYPE_CHECKING:
+    from broker.tracing.tracer import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -39,16 +43,21 @@ MOST_READS: Final = 16
 class Relay:
     """The hub's shell. One per gateway process."""
 
-    def __init__(self, broker: Broker, url: str, *, node_id: str) -> None:
+    def __init__(
+        self, broker: Broker, url: str, *, node_id: str, tracing: Tracing | None = None
+    ) -> None:
         self.broker = broker
         self.hub = Hub(self)
         self.feeder = Feeder(broker, self.hub, spawn=self._spawn, flush=self.flush)
         self.log_check = LogCheck(broker, self.hub, self, spawn=self._spawn)
         self.on_heard: Callable[[bytes, bytes], None] = lambda _channel, _message: None
+        heard: tuple[OnMessage, OnReadEnd] = self.hub.on_message, self.flush
+        if tracing is not None:
+            heard = traced(*heard, tracing=tracing, hub=self.hub, node_id=node_id)
         self.subscriber = new_subscriber(
             url,
-            on_message=self.hub.on_message,
-            on_read_end=self.flush,
+            on_message=heard[0],
+            on_read_end=heard[1],
             on_restored=self._on_restored,
             name=f"subscriber {node_id}",
         )
@@ -285,15 +294,15 @@ class Relay:
 
     def unreadable(self, feed: Feed) -> None:
         """Somebody published what is no message of ours; what it was may be secret."""
-        log.warning("malformed_message", channel=feed.channel.live.decode())
+        log.warning("malformed_message", **feed.whose)
 
     def malformed(self, feed: Feed, entry: Entry) -> None:
         """Somebody published what is no event."""
-        log.error("malformed_event", channel=feed.channel.live.decode(), run=entry.run.decode())
+        log.error("malformed_event", run_id=entry.run.decode(), **feed.whose)
 
     def withheld(self, feed: Feed, entry: Entry) -> None:
         """Somebody published to a channel that is not the event's owner's."""
-        log.error("isolation_violation", channel=feed.channel.live.decode(), run=entry.run.decode())
+        log.error("isolation_violation", run_id=entry.run.decode(), **feed.whose)
 
     # --- the subscriber's callbacks
 

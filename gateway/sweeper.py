@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from redis.exceptions import ResponseError
 
 from broker.errors import BrokerUnavailable, Refused
 from broker.redis.broker import Broker
-from broker.redis.records import UNREADABLE
+from broker.redis.records import UNREADABLE, cause
 from gateway.commands import end_run, place
 from gateway.turn import Turn
+
+if TYPE_CHECKING:
+    from broker.tracing.tracer import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +46,8 @@ may have been cut off as well. It then waits for one lease before it calls any o
 class Sweeper:
     """One gateway's sweeper."""
 
-    def __init__(self, broker: Broker, *, node_id: str) -> None:
-        self._broker = broker
+    def __init__(self, broker: Broker, *, node_id: str, tracing: Tracing | None = None) -> None:
+        self._broker, self._tracing = broker, tracing
         self._node_id = node_id
         self._turn = Turn(broker.client, broker.keys.sweeper, node_id=node_id, lock_ms=LOCK_MS)
         self._answered = self._spare_until = -math.inf
@@ -126,19 +129,20 @@ class Sweeper:
                     run_id,
                     node_id=self._node_id,
                     spare=asyncio.get_running_loop().time() < self._spare_until,
+                    tracing=self._tracing,
                 )
         except UNREADABLE as error:
             # Nobody can end what cannot be read; it is not looked at all the time.
-            log.error("run_unreadable", run=run_id, why=repr(error), at=place(error))  # noqa: TRY400 - the text says it
+            log.error("run_unreadable", run_id=run_id, why=cause(error), at=place(error))  # noqa: TRY400 - the text says it
             leases, later = self._broker.keys.leases(partition), epoch_ms + POSTPONE_MS
             await self._broker.client.execute("ZADD", leases, "XX", later, raw)
             return False
         except Refused as refused:
             # Its worker or another sweeper was faster; the next tick sees what is left to do.
-            log.info("sweep_refused", run=run_id, why=str(refused))
+            log.info("sweep_refused", run_id=run_id, why=str(refused))
             return False
         if status is None:
             return False
         self.ended[status] += 1
-        log.warning("run_ended_by_sweeper", run=run_id, status=status)
+        log.warning("run_ended_by_sweeper", run_id=run_id, status=status)
         return True

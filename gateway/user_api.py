@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
+from structlog.contextvars import bind_contextvars
 
 from broker.channels import Channel, Level, Mode, Scope
 from broker.cursor import ZERO
@@ -62,7 +63,7 @@ async def message(request: web.Request) -> web.StreamResponse:
         opening = replace(opening, thread_id=thread_id)
     begun = message_of(
         node, identity, opening, command,
-        connection_id=opening.connection or "", thread_id=thread_id,
+        connection_id=opening.connection or "", thread_id=thread_id, headers=request.headers,
     )  # fmt: skip
     if as_events:
         return await run_stream.Listener(request, node, identity, opening).begin(begun)
@@ -194,6 +195,7 @@ async def user_of(node: Node, request: web.Request) -> Identity:
     await node.revocations.check(identity)
     if identity.operator:
         raise BadRequest("user_token_required", "an operator's token is no user's", status=403)
+    bind_contextvars(user=identity.owner.pseudonym)
     return identity
 
 

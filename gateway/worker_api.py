@@ -28,6 +28,7 @@ from broker.lifecycle import Lifecycle, State
 from broker.redis.broker import Broker
 from broker.redis.holdings import Holding
 from broker.redis.records import AgentSpec, Claim, RunRequest
+from broker.trace_context import TraceContext
 from gateway.auth import bears
 from gateway.batch_plan import Bounds, Planning, refusal
 from gateway.bodies import read_object
@@ -35,6 +36,7 @@ from gateway.commands import DEADLINE_SECONDS, new_id
 from gateway.event_batch import FIELDS, Batch, Opening, parse
 from gateway.handshake import BadRequest
 from gateway.http_api import NODE, json_response
+from gateway.message_trace import publishing
 from gateway.node import Node
 from gateway.patience import patiently
 from gateway.user_api import PREFIX
@@ -56,11 +58,12 @@ async def publish(request: web.Request) -> web.Response:
     batch = parse(await read_object(request.clone(client_max_size=most_bytes), *FIELDS))
     thread_id = new_id()
     try:
-        told = await patiently(
-            node.ending.client,
-            lambda: _carry_out(node, batch, thread_id),
-            deadline_seconds=DEADLINE_SECONDS,
-        )
+        with publishing(node.tracing, request.headers, batch, node_id=node.node_id) as trace:
+            told = await patiently(
+                node.ending.client,
+                lambda: _carry_out(node, batch, thread_id, trace),
+                deadline_seconds=DEADLINE_SECONDS,
+            )
     except (Fenced, RunClosed, RunExists, RunNotFound, EventTooLarge) as error:
         raise refusal(error) from None
     return json_response(told, status=200 if batch.opening is None else 201)
@@ -76,11 +79,13 @@ def check_key(headers: MultiMapping[str], settings: Settings) -> None:
         raise BadRequest("worker_key_required", _REQUIRED, status=403)
 
 
-async def _carry_out(node: Node, batch: Batch, thread_id: str) -> Mapping[str, Any]:
+async def _carry_out(
+    node: Node, batch: Batch, thread_id: str, trace: TraceContext | None
+) -> Mapping[str, Any]:
     """One attempt. BrokerUnavailable: again, from what is in Redis then."""
     fence, broker = batch.fence, node.ending
     if batch.opening is not None:
-        fence = (await _opened(node, batch, batch.opening, thread_id)).fence
+        fence = (await _opened(node, batch, batch.opening, thread_id, trace)).fence
     run = await broker.holding(batch.owner, batch.run_id, with_text=batch.needs_text)
     claim = run.claim
     if claim.fence != fence or not run.worker.startswith(HOLDER):
@@ -112,7 +117,9 @@ async def _carry_out(node: Node, batch: Batch, thread_id: str) -> Mapping[str, A
     }
 
 
-async def _opened(node: Node, batch: Batch, opening: Opening, thread_id: str) -> Claim:
+async def _opened(
+    node: Node, batch: Batch, opening: Opening, thread_id: str, trace: TraceContext | None
+) -> Claim:
     broker, most_bytes = node.broker, node.settings.max_message_bytes
     if len(orjson.dumps([opening.content, opening.metadata])) > most_bytes:
         what = f"content and metadata have at most {most_bytes} bytes together"
@@ -127,6 +134,7 @@ async def _opened(node: Node, batch: Batch, opening: Opening, thread_id: str) ->
         content=opening.content,
         metadata=opening.metadata,
         parent_run_id=opening.parent_run_id,
+        trace=trace,
     )
     spec = AgentSpec(name=opening.agent, on_busy="parallel")
     claim = await broker.open_run(request, spec, worker_id=f"{HOLDER}{opening.worker}")
@@ -167,6 +175,7 @@ def _composer(claim: Claim, max_event_bytes: int) -> Composer:
             agent_name=claim.agent,
             parent_run_id=claim.parent_run_id,
             attempt=claim.attempt,
+            traceparent=claim.traceparent,
         ),
         run_id=claim.run_id,
         lifecycle=Lifecycle(

@@ -24,6 +24,9 @@ with framework("otel"):
     from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
     from opentelemetry.trace import StatusCode
 
+SCOPE: Final = "runcast"
+"""The instrumentation scope of Runcast's own spans: what they are of, their run has told."""
+
 OPERATION: Final = "gen_ai.operation.name"
 OUTPUT: Final = "gen_ai.output.messages"
 
@@ -86,7 +89,8 @@ class RunSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """A thought, or the beginning of a call."""
         run = CURRENT.get()
-        if run is None:
+        scope = span.instrumentation_scope
+        if run is None or (scope is not None and scope.name == SCOPE):
             return
         attributes = span.attributes or {}
         operation, _, rest = span.name.partition(" ")

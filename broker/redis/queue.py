@@ -38,6 +38,11 @@ class Request:
     queue: bytes
     entry_id: bytes
 
+    @property
+    def queued_ms(self) -> int:
+        """When it was queued, by Redis' clock, in milliseconds since 1970."""
+        return int(self.entry_id.partition(b"-")[0])
+
 
 class RequestQueue:
     """One worker's end of the queues of its agents.

@@ -13,9 +13,19 @@ from redis.exceptions import ResponseError
 from broker.channels import Channel, Keys, Owner, Scope
 from broker.lifecycle import State
 from broker.limits import Allowance
+from broker.trace_context import TraceContext, from_stored
 
 UNREADABLE: Final = (ResponseError, ValueError, LookupError, TypeError, AttributeError)
 """What reading a key raises that is of another type, or that somebody else than Runcast wrote."""
+
+
+def cause(error: BaseException) -> str:
+    """Why a key was not readable, for a log: Redis' own text, else the error's class alone.
+
+    Texts of other errors repeat what they could not read.
+    """
+    return str(error) if isinstance(error, ResponseError) else type(error).__name__
+
 
 OnBusy = Literal["queue", "reject", "interrupt", "parallel"]
 
@@ -40,7 +50,7 @@ class RunRequest:
     """A run to be registered. ``content`` and ``metadata`` are JSON values.
 
     ``allowance``: the limits that a client's message has to keep; None for a run that no client
-    begins, which only counts.
+    begins, which only counts. ``trace``: to which trace its events belong, if to any.
     """
 
     run_id: str
@@ -53,6 +63,7 @@ class RunRequest:
     message_id: str | None = None
     parent_run_id: str | None = None
     allowance: Allowance | None = None
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +104,11 @@ class OpenCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The right to publish a run's events, as long as the fence holds."""
+    """The right to publish a run's events, as long as the fence holds.
+
+    ``trace``: to which trace the run belongs; ``attempt_trace``: the ``traceparent`` of the attempt
+    that was noted last, this one or the one before.
+    """
 
     run_id: str
     partition: int
@@ -113,6 +128,13 @@ class Claim:
     created_ms: int
     state: State
     open_calls: dict[str, OpenCall]
+    trace: TraceContext | None = None
+    attempt_trace: str | None = None
+
+    @property
+    def traceparent(self) -> str | None:
+        """What its events bear."""
+        return None if self.trace is None else self.trace.traceparent
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +207,8 @@ def claim_of(stored: Mapping[str, str], keys: Keys) -> Claim:
             for name, value in stored.items()
             if name.startswith("call:")
         },
+        trace=from_stored(request.get("trace")),
+        attempt_trace=stored.get("trace"),
     )
 
 

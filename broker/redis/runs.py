@@ -116,6 +116,17 @@ class Runs(Quotas):
         )
         return claim_of(text_pairs(stored), self.keys) if stored else None
 
+    async def note_trace(self, claim: Claim, traceparent: str) -> None:
+        """Note the span of this attempt, for the attempt after it, if there is one, to name.
+
+        Does nothing when the run is not, or no longer, the caller's.
+        """
+        await self._run_script(
+            scripts.TRACE,
+            [self.keys.run(claim.partition, claim.run_id)],
+            [claim.fence, traceparent],
+        )
+
     async def renew(self, claims: Sequence[Claim]) -> dict[str, Renewal]:
         """Renew leases, one pipeline. A claim that is not held any more must stop publishing."""
         replies = await asyncio.gather(*map(self._renew, claims))
@@ -203,6 +214,14 @@ class Runs(Quotas):
         message_key = (
             keys.message(request.owner, request.message_id) if request.message_id else run_key
         )
+        asked = {
+            "run_id": request.run_id,
+            "content": request.content,
+            "metadata": request.metadata,
+            "parent_run_id": request.parent_run_id,
+        }
+        if request.trace is not None:
+            asked["trace"] = request.trace.stored()
         wanted: dict[str, bytes | str | int | float] = {
             "owner": request.owner.token,
             "scope": channel.scope,
@@ -213,14 +232,7 @@ class Runs(Quotas):
             "agent": request.agent,
             "runs": runs_key,
             "retries": spec.retries,
-            "request": orjson.dumps(
-                {
-                    "run_id": request.run_id,
-                    "content": request.content,
-                    "metadata": request.metadata,
-                    "parent_run_id": request.parent_run_id,
-                }
-            ),
+            "request": orjson.dumps(asked),
         }
         reply: list[bytes] = await self._run_durably(
             scripts.REGISTER,

@@ -178,7 +178,7 @@ class ServerClient(RedisClient):
                 opened = asyncio.get_running_loop().time()
                 if await self._connect():
                     await self._watch()
-                    log.warning("redis_connection_lost", connection=self._name)
+                    log.warning("redis_connection_lost", link=self._name)
                     if asyncio.get_running_loop().time() - opened > 2 * _CHECK_SECONDS:
                         delays = new_delays()
                 await asyncio.sleep(next(delays))
@@ -199,7 +199,7 @@ class ServerClient(RedisClient):
             self.drop()
             self._disconnected(why)
             if why != self.why:  # once per reason, not once per try
-                log.warning("redis_unreachable", connection=self._name, why=why)
+                log.warning("redis_unreachable", link=self._name, why=why)
                 self.why = why
             return False
         if self._lost.is_set():  # gone again before this task's turn
@@ -232,7 +232,7 @@ class ServerClient(RedisClient):
 
     def _on_moved(self, moved: asyncio.Task[None]) -> None:
         if not moved.cancelled():
-            log.warning("redis_moved", connection=self._name, was=self._endpoint.place)
+            log.warning("redis_moved", link=self._name, was=self._endpoint.place)
             self.drop()
 
 

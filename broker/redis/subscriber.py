@@ -205,7 +205,7 @@ class Subscriber:
     def _acknowledge(self, channel: bytes) -> None:
         batch = self._batches[0] if self._batches else deque()
         if not batch or batch[0][0] != channel:
-            log.error("subscription_out_of_order", got=channel)
+            log.error("subscription_out_of_order", link=self._name)
             self.reconnect()
             return
         _, acknowledged = batch.popleft()
@@ -286,7 +286,7 @@ class Subscriber:
                         await self._watch()
                 finally:
                     moved.cancel()
-                log.warning("subscriber_connection_lost", connection=self._name, why=self._why)
+                log.warning("subscriber_connection_lost", link=self._name, why=self._why)
                 await asyncio.sleep(next(delays))
         finally:
             await self._source.stop()

@@ -15,6 +15,7 @@ import orjson
 
 from broker.channels import Owner, encode_id
 from broker.codec import Entry
+from broker.trace_context import read
 
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
 
@@ -24,10 +25,14 @@ _ID_DIGITS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class CloudEvent:
-    """``id``: letters and digits. ``body``: the whole CloudEvent, JSON."""
+    """``id``: letters and digits. ``body``: the whole CloudEvent, JSON.
+
+    ``traceparent``: to which trace the event belongs; None when it does not say.
+    """
 
     id: str
     body: bytes
+    traceparent: str | None = None
 
 
 def cloud_event(entry: Entry, *, prefix: str, position: bytes) -> CloudEvent:
@@ -55,11 +60,12 @@ def cloud_event(entry: Entry, *, prefix: str, position: bytes) -> CloudEvent:
     }
     if not isinstance(told["time"], str):
         raise ValueError("an event has a timestamp")
-    trace = event.get("traceparent")
-    if isinstance(trace, str):
-        told["traceparent"] = trace
+    trace = read(event.get("traceparent"))
+    traceparent = None if trace is None else trace.traceparent
+    if traceparent is not None:
+        told["traceparent"] = traceparent
     told["data"] = orjson.Fragment(entry.text())
-    return CloudEvent(event_id, orjson.dumps(told))
+    return CloudEvent(event_id, orjson.dumps(told), traceparent)
 
 
 def _sortable(position: bytes) -> str:

@@ -27,6 +27,8 @@ export interface Envelope<Type extends string, Payload> {
   seq?: number;
   /** From the run's second attempt on. */
   attempt?: number;
+  /** To which trace the run belongs (W3C Trace Context), if to any. */
+  traceparent?: string;
   timestamp?: string;
   payload: Payload;
 }

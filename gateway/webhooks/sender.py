@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import structlog
@@ -113,7 +114,8 @@ class Sender:
         await asyncio.gather(*self._posting, return_exceptions=True)
         await self._poster.close()
         if self._mine:
-            await self._turn.give_up()
+            with suppress(BrokerUnavailable, ResponseError):  # the lock ends soon by itself
+                await self._turn.give_up()
 
     # --- what waits
 
@@ -205,6 +207,8 @@ class Sender:
         headers = signed(
             self._target.keys, message_id=event.id, epoch_seconds=int(time.time()), body=event.body
         )
+        if event.traceparent is not None:
+            headers["traceparent"] = event.traceparent
         answer = await self._poster.post(event.body, headers)
         said = verdict(answer.status)
         if said is Verdict.DELIVERED:
@@ -226,11 +230,14 @@ class Sender:
         await self._surely(lambda: self._broker.put_aside(place, why, most=most))
         self._counted["put_aside"] += 1
         run = entry.run.decode() if entry is not None else None
-        log.error("webhook_put_aside", run=run, why=why, host=self._target.host)
+        log.error("webhook_put_aside", run_id=run, why=why, host=self._target.host)
 
     def _tell_refused(self, entry: Entry, answer: Answer) -> None:
         log.warning(
-            "webhook_not_taken", run=entry.run.decode(), why=answer.detail, host=self._target.host
+            "webhook_not_taken",
+            run_id=entry.run.decode(),
+            why=answer.detail,
+            host=self._target.host,
         )
 
     async def _surely(self, write: Callable[[], Awaitable[T]]) -> T:

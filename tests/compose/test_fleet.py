@@ -5,8 +5,9 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,16 @@ from tests.support.chaos_client import ChaosClient
 from tests.support.chaos_log import read_logs
 from tests.support.clients import FIVE, PATIENCE_SECONDS
 from tests.support.docker_fleet import ROOT, DockerFleet
-from tests.support.history import Entry, History, Place, RunRecord, check, cursor, describe
+from tests.support.history import (
+    Entry,
+    Frame,
+    History,
+    Place,
+    RunRecord,
+    check,
+    cursor,
+    describe,
+)
 from tests.support.servers import token
 
 pytestmark = pytest.mark.timeout(600)
@@ -125,13 +135,46 @@ def level(fleet: DockerFleet, clients: list[ChaosClient]) -> dict[Place, list[En
 
 
 def history(clients: list[ChaosClient], logs: dict[Place, list[Entry]]) -> History:
+    """For the judge, who takes two events that say the same for one: the demo's agent always does.
+
+    So each says its run and number as well.
+    """
     runs = {
         run_id: RunRecord(run_id, place, thread)
         for client in clients
         for run_id, (place, thread) in client.accepted.items()
     }
-    readers = [reader for client in clients for reader in client.readers()]
-    return History(runs, (), readers, logs)
+    readers = [
+        replace(
+            reader,
+            epochs=[replace(each, frames=told_apart(each.frames)) for each in reader.epochs],
+        )
+        for client in clients
+        for reader in client.readers()
+    ]
+    entries = {
+        place: [
+            replace(each, marker=each.marker and f"{each.marker} {each.run_id} {each.seq}")
+            for each in log
+        ]
+        for place, log in logs.items()
+    }
+    return History(runs, (), readers, entries)
+
+
+def told_apart(frames: Sequence[Frame]) -> list[Frame]:
+    return [
+        {
+            **frame,
+            "payload": {
+                **frame["payload"],
+                "thoughts": f"{frame['payload']['thoughts']} {frame['run_id']} {frame['seq']}",
+            },
+        }
+        if frame["type"] == "agent_thinking"
+        else frame
+        for frame in frames
+    ]
 
 
 async def test_gateways_that_are_added_get_clients(fleet: DockerFleet) -> None:

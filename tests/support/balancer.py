@@ -3,11 +3,15 @@
 import shutil
 import socket
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.name_server import NameServer, name_server
 from tests.support.ports import free_port
@@ -54,6 +58,22 @@ class Balancer:
             lambda: self.process.runs() and self._serves(),
             what="the load balancer serves",
         )
+
+    def up(self) -> int:
+        """How many gateways get new connections, as it tells Prometheus."""
+        place = f"http://127.0.0.1:{self.figures}/metrics?scope=server&no-maint"
+        with urllib.request.urlopen(place, timeout=30) as response:
+            families = text_string_to_metric_families(response.read().decode())
+        return sum(
+            sample.value == 1 and sample.labels["state"] == "UP"
+            for family in families
+            for sample in family.samples
+            if sample.name == "haproxy_server_status"
+        )
+
+    def workers(self) -> list[int]:
+        """The processes that serve: one more after a reload, until its connections have ended."""
+        return [each.pid for each in psutil.Process(self.process.popen.pid).children()]
 
     def _serves(self) -> bool:
         try:

@@ -133,8 +133,8 @@ class DockerFleet:
             raise Failed(f"{failed}\n{self.compose('logs', '--tail', '15')}") from None
 
     def down(self) -> None:
-        """``make down`` with its data, and the images that were built for it."""
-        self.run("make", "down", "ARGS=--volumes --rmi local")
+        """``make down``, with its data."""
+        self.run("make", "down", "ARGS=--volumes")
 
     def left(self) -> list[str]:
         """Everything of this project that the engine knows."""

@@ -22,6 +22,8 @@ start() { # command…: process 1 of the namespaces
   local deadline=$((SECONDS + ready_seconds)) engine log=$folder/dockerd.log
   ip link set lo up
   export DOCKER_HOST=unix://$folder/docker.sock
+  # What runs there ends with the engine, and its Redis is that of the image.
+  export TESTCONTAINERS_RYUK_DISABLED=true REDIS_IMAGE=${REDIS_IMAGE:-runcast-test/debian}
   dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/dockerd.pid" \
     --host "$DOCKER_HOST" --cgroup-parent "$cgroup" >"$log" 2>&1 </dev/null &
   engine=$!

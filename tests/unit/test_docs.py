@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from broker.config import ENV_PREFIX, Settings
-from docs import generate
+from docs import generate, log_events
 from gateway.cli import program
 
 ROOT = Path(__file__).parents[2]
@@ -221,6 +221,13 @@ def test_pages_name_nothing_outside_of_the_repository(page: Path) -> None:
     above = "../" * (len(page.relative_to(generate.DOCS.parent).parts))
     for wrong in (above, "/home/", "/root/"):
         assert wrong not in text
+
+
+def test_every_line_that_is_logged_has_a_meaning_and_the_other_way_round() -> None:
+    assert log_events.found().keys() == log_events.MEANINGS.keys()
+    raised = log_events.found()["agent_raised"]
+    assert (raised.program, raised.levels) == ("worker", {"error"})
+    assert list(raised.fields) == ["run_id", "agent", "exception"]
 
 
 def test_every_page_is_linked_from_the_index() -> None:

@@ -35,8 +35,14 @@ PURE_GATEWAY: Final = (
     "dialects.ai_sdk", "dialects.ai_sdk_message", "dialects.ai_sdk_request",
     "stats", "metrics", "position", "bench.account", "bench.histogram", "bench.pacing",
     "bench.plan", "bench.report", "bench.verdict", "bench.wire",
+    "run_view", "slow",
     "dialects.cloudevents", "webhooks.answers", "webhooks.backlog", "webhooks.signature",
 )  # fmt: skip
+OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
+    "opentelemetry": frozenset({"broker.tracing.tracer", "agents_sdk.integrations.otel"}),
+}
+"""Package of an extra → the modules that import it; nobody imports those until they are used."""
+
 IMPURE: Final = frozenset({
     "asyncio", "aiohttp", "redis", "os", "time", "random", "secrets", "uuid", "socket", "threading",
     "subprocess", "logging", "sys",
@@ -98,6 +104,18 @@ def imports(source: str, module: str) -> Iterator[str]:
             name = node.args[0]
             if called.endswith(("import_module", "__import__")) and isinstance(name, ast.Constant):
                 yield str(name.value)
+
+
+def imports_when_imported(source: str, module: str) -> set[str]:
+    """The same, of those that importing the module imports."""
+    tree = ast.parse(source)
+    now = [
+        node
+        for node in tree.body
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return set(imports(ast.unparse(ast.Module(now, [])), module))
 
 
 def import_breaches(module: str, source: str) -> set[str]:
@@ -234,6 +252,19 @@ def test_a_planted_import_is_found(module: str, source: str, breach: str) -> Non
 def test_a_lawful_import_is_not_complained_of(module: str, source: str) -> None:
     """A check that always fails would prove nothing either."""
     assert import_breaches(module, source) == set()
+
+
+@pytest.mark.parametrize("package", OPTIONAL)
+def test_what_is_optional_is_imported_where_it_is_used_and_by_nobody_before(package: str) -> None:
+    """Not by these modules' importers either, but in functions and for types."""
+    wanting = {
+        name
+        for name, source in sources_cached().items()
+        if any(each.partition(".")[0] == package for each in imports(source, name))
+    }
+    assert wanting == OPTIONAL[package]
+    for name, source in sources_cached().items():
+        assert not wanting & set(imports_when_imported(source, name)) - {name}, name
 
 
 @pytest.mark.parametrize("module", pure_modules())

@@ -58,8 +58,9 @@ ADMIT: Final = _load("admit")
 TAKE: Final = _load("take")
 UNTAKE: Final = _load("untake")
 ASIDE: Final = _load("aside")
+TRACE: Final = _load("trace")
 ALL: Final = (
     REGISTER, CLAIM, PUBLISH, RECALL, DELTA, RENEW, STOP, ANSWER, COLLECT, RELEASE, EXPIRE, RETIRE,
-    REVOKE, ORDER, ADMIT, TAKE, UNTAKE, ASIDE,
+    REVOKE, ORDER, ADMIT, TAKE, UNTAKE, ASIDE, TRACE,
 )  # fmt: skip
 SHARDED: Final = tuple(each.sharded for each in ALL)
