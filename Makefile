@@ -82,8 +82,7 @@ compose: $(VENV)/.compose ## The images and the fleet of compose/ in Docker, gat
 
 up: ## A whole fleet in Docker (ARGS="--scale gateway=5", SERVICES="haproxy worker": these and what they need)
 	@compose/secrets.sh
-	$(COMPOSE) build gateway
-	$(COMPOSE) build worker
+	$(COMPOSE) build
 	$(COMPOSE) up --detach --wait $(ARGS) $(SERVICES)
 
 down: ## Drain it and stop it; its data stay (ARGS=--volumes: not even those)

@@ -27,6 +27,9 @@ ROOT: Final = Path(__file__).parents[2]
 LOCAL: Final = "runcast-test/debian"
 """What images.sh loads."""
 
+IMAGE: Final = "runcast-test/runcast"
+"""What is built, beside the one of whoever runs the tests."""
+
 WITHOUT_GRAFANA: Final = ("haproxy", "worker", "prometheus")
 """These, and what they depend on."""
 
@@ -67,11 +70,11 @@ class DockerFleet:
             "EDGE_NET": f"10.{first}.{choice.randrange(256)}",
             "DATA_NET": f"10.{first - 1}.{choice.randrange(256)}",
             "OPEN_FILES": str(200_000 if hard == resource.RLIM_INFINITY else min(hard, 200_000)),
-            "GATEWAY_IMAGE": "runcast-test/gateway",
-            "WORKER_IMAGE": "runcast-test/worker",
+            "GATEWAY_IMAGE": IMAGE,
+            "WORKER_IMAGE": IMAGE,
         }
         if self.local:
-            images = dict.fromkeys(("BASE", "REDIS_IMAGE", "HAPROXY_IMAGE", "PROMETHEUS_IMAGE"))
+            images = ("BASE", "REDIS_IMAGE", "HAPROXY_IMAGE", "PROMETHEUS_IMAGE")
             self.env |= dict.fromkeys(images, LOCAL)
             self.env["DOCKER_BUILDKIT"] = "0"  # the builder that takes images which are here only
             self.env["SERVICES"] = " ".join(WITHOUT_GRAFANA)
