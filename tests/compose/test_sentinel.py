@@ -8,18 +8,13 @@ import pytest
 from tests.support.chaos_client import ChaosClient
 from tests.support.docker_fleet import DockerFleet
 
-SENTINELS = tuple(f"sentinel-{number}" for number in (1, 2, 3))
-
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
 def guarded(installation: DockerFleet) -> Iterator[DockerFleet]:
     """The fleet with the profile; without it, and without its data, for those that come after."""
-    with_sentinel = {"COMPOSE_PROFILES": "sentinel"}
-    if installation.local:
-        with_sentinel["SERVICES"] = " ".join(("haproxy", "worker", *SENTINELS))
-    installation.up(**with_sentinel)
+    installation.up(COMPOSE_PROFILES="sentinel")
     yield installation
     installation.down()
 
