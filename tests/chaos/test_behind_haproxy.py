@@ -106,13 +106,12 @@ async def rolling_restart(report: Report, clients: int, drain_seconds: int) -> N
             for gone, moment in zip(drains, told, strict=True)
         ]
         back = [next_one.opened for _, next_one in everybody.returns()]
-        away = max(next_one.live - each.gone for each, next_one in everybody.returns())
         measured = most_within(back, STRETCH_SECONDS) / clients
         scene.judge(
             fault=f"behind HAProxy: all 3 gateways replaced one by one; {clients} clients, "
             f"{rate:.0f} events/s; most that came back in 100 ms: {measured:.2%}, "
             f"as told: {max(at_once) / clients:.2%}",
-            recovery_seconds=away,
+            recovery_seconds=everybody.longest_away(),
         )
         assert len(back) >= clients, "everybody had to move"
         codes = {each.code for each, _ in everybody.returns()}
