@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types unit integration integrations critical chaos web conformance browser bench docs audit clean
+.PHONY: help run test check lint format types unit integration containers integrations critical chaos web conformance browser bench docs audit clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,6 +12,9 @@ ARGS ?=
 JOBS ?= 4
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n $(JOBS) --dist worksteal
+# Where no Docker engine can be had, which it says, nothing fails.
+ENGINE := tests/support/engine.sh
+UNLESS_NONE = || { status=$$?; ((status == 77)) || exit $$status; echo "Skipped." >&2; }
 
 # Ctrl-C belongs to the demo alone: as a job of its own it gets the signal, make does not, and make
 # ends with the demo's exit status. Should make itself be killed, the kernel ends the demo (setpriv).
@@ -48,6 +51,9 @@ unit: $(VENV)/.test ## Pure modules: no network, no Redis
 
 integration: $(VENV)/.test ## Against a real Redis
 	$(PYTEST) $(PARALLEL) tests/integration $(ARGS)
+
+containers: $(VENV)/.containers ## The same, with Redis in Docker: alone, with replicas, as a Cluster (REDIS_IMAGE=…)
+	@$(ENGINE) env REDIS=container $(PYTEST) $(PARALLEL) tests/integration $(ARGS) $(UNLESS_NONE)
 
 integrations: $(VENV)/.integrations ## Agents of other frameworks, with those frameworks' own scripted models
 	$(PYTEST) -n 2 tests/integrations $(ARGS)
@@ -98,6 +104,9 @@ $(VENV)/.browser: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.integrations: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[test,integrations]' && touch $@ $(VENV)/.test $(VENV)/.run
 
+$(VENV)/.containers: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test,containers]' && touch $@ $(VENV)/.test $(VENV)/.run
+
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[bench]' && touch $@ $(VENV)/.test $(VENV)/.run
 
@@ -105,7 +114,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[test,docs]' && touch $@ $(VENV)/.test $(VENV)/.run
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.docs $(VENV)/.integrations $(VENV)/.test $(VENV)/.run
+	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.containers $(VENV)/.docs $(VENV)/.integrations $(VENV)/.test $(VENV)/.run
 
 $(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[audit]' && touch $@

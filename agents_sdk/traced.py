@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -151,26 +151,53 @@ def _async_function(function: Callable[..., Any], tool: _Tool) -> Callable[..., 
     return traced
 
 
-def _generator(function: Callable[..., Iterator[Any]], tool: _Tool) -> Callable[..., Any]:
+class _Counted(Generator[Any, Any, Any]):
+    """A generator whose items are counted; what is sent or thrown into it arrives."""
+
+    def __init__(self, items: Generator[Any, Any, Any], result: _Result) -> None:
+        self._items, self._result = items, result
+        result.value = 0
+
+    def send(self, value: Any) -> Any:
+        return self._counted(self._items.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        return self._counted(self._items.throw(*error))
+
+    def _counted(self, item: Any) -> Any:
+        self._result.value += 1
+        return item
+
+
+def _generator(
+    function: Callable[..., Generator[Any, Any, Any]], tool: _Tool
+) -> Callable[..., Any]:
     @functools.wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def traced(*args: Any, **kwargs: Any) -> Any:
         with tool.told(args, kwargs, gives=True) as result:
-            result.value = 0
-            for item in function(*args, **kwargs):
-                result.value += 1
-                yield item
+            return (yield from _Counted(function(*args, **kwargs), result))
 
     return traced
 
 
-def _async_generator(function: Callable[..., Any], tool: _Tool) -> Callable[..., Any]:
+def _async_generator(
+    function: Callable[..., AsyncGenerator[Any, Any]], tool: _Tool
+) -> Callable[..., Any]:
     @functools.wraps(function)
-    async def traced(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def traced(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         with tool.told(args, kwargs, gives=True) as result:
             result.value = 0
             async with aclosing(function(*args, **kwargs)) as items:
-                async for item in items:
-                    result.value += 1
-                    yield item
+                following = items.asend(None)
+                with suppress(StopAsyncIteration):
+                    while True:
+                        item = await following
+                        result.value += 1
+                        try:
+                            following = items.asend((yield item))
+                        except GeneratorExit:
+                            raise
+                        except BaseException as error:  # noqa: BLE001 - it is the function's
+                            following = items.athrow(error)
 
     return traced

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from datetime import date, time
 from enum import Enum
+from numbers import Integral
 from typing import Any, Final
 from uuid import UUID
 
@@ -43,19 +44,30 @@ def hide(parameters: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def jsonable(value: Any, depth: int = MAX_DEPTH) -> Any:
     """A copy of ``value`` of JSON's own types. What has no JSON of its own becomes its text."""
-    if value is None or isinstance(value, bool | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, float | Integral):
+        return _number(value)
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(bytes(value))} bytes"
     if isinstance(value, date | time | UUID):
         return str(value)
     if isinstance(value, Enum):
         return jsonable(value.value, depth - 1)
-    return _composed(value, depth) if depth > 0 else "…"
+    try:
+        return _composed(value, depth) if depth > 0 else "…"
+    except Exception:  # noqa: BLE001 - a value of the agent's own, which is not all there
+        return _text_of(value)
+
+
+def _number(value: float | Integral) -> Any:
+    """Of Python's own kinds: what else is a number, as NumPy's are, is none to a JSON library."""
+    if isinstance(value, float):
+        return float(value)
+    number = int(value)
+    return number if -(2**63) <= number < 2**64 else str(number)
 
 
 def _composed(value: Any, depth: int) -> Any:
@@ -64,7 +76,7 @@ def _composed(value: Any, depth: int) -> Any:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): jsonable(each, depth - 1) for key, each in value.items()}
+        return {_text_of(key): jsonable(each, depth - 1) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(each, depth - 1) for each in value]
     return _text_of(value)

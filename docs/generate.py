@@ -37,6 +37,7 @@ from broker.lifecycle import TRANSITIONS, State  # noqa: E402
 from broker.limits import LIMITS  # noqa: E402
 from broker.metrics import Row  # noqa: E402
 from compose.grafana import dashboard  # noqa: E402
+from compose.kubernetes import alerts as kubernetes_alerts  # noqa: E402
 from compose.redis import rights  # noqa: E402
 from docs import generate_scaling, generate_schemas, generate_types, log_events  # noqa: E402
 from docs.tables import NOTHING, table  # noqa: E402
@@ -350,6 +351,7 @@ def generated(text: str) -> str:
 FILES: Final[Mapping[Path, Callable[[], str]]] = {
     ROOT / "compose" / "redis" / "users.acl": rights.acl_file,
     ROOT / "compose" / "grafana" / "dashboards" / "runcast.json": dashboard.dashboard,
+    ROOT / "compose" / "kubernetes" / "monitoring" / "alerts.yaml": kubernetes_alerts.alerts,
     **generate_schemas.FILES,
 }
 """Files that are generated as a whole, and from what."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, get_args
 
-from broker.channels import Level, Mode
-from broker.events import STATUSES
+from broker.channels import Level, Mode, Scope
+from broker.events import LIFECYCLE, STATUSES
 from broker.lifecycle import State
 from broker.limits import LIMITS
 from broker.redis.records import OnBusy
@@ -41,6 +41,22 @@ _RUN: Final = struct(
         "started_at": nullable(TIMESTAMP), "completed_at": nullable(TIMESTAMP), "text": STRING,
     }
 )  # fmt: skip
+_LATENCY: Final = struct(dict.fromkeys(("p50", "p95", "p99"), nullable(NUMBER)))
+_NODE: Final = struct({
+    "node_id": STRING, "reported_at": TIMESTAMP, "uptime_seconds": NUMBER, "version": STRING,
+    "ready": BOOLEAN, "draining": BOOLEAN,
+    "connections": struct({"total": COUNT, "by_mode": COUNTS}),
+    "events": COUNTS, "latency_ms": _LATENCY, "slow": COUNT, "unsent_bytes": COUNT,
+})  # fmt: skip
+_NODES: Final[Schema] = {"type": "array", "items": _NODE}
+_RUN_SEEN: Final = struct({
+    "run_id": STRING, "tenant": STRING, "user_id": STRING, "thread_id": STRING,
+    "scope": {"enum": list(Scope)}, "agent_name": STRING, "state": {"enum": list(State)},
+    "status": {"enum": [*STATUSES, None]}, "attempt": COUNT, "worker_id": nullable(STRING),
+    "events": COUNT, "missing": {"type": "array", "items": {"enum": list(LIFECYCLE)}},
+    "stop_requested": BOOLEAN, "held": BOOLEAN, "created_at": TIMESTAMP,
+    "started_at": nullable(TIMESTAMP), "completed_at": nullable(TIMESTAMP),
+})  # fmt: skip
 _FIGURES: Final = struct(
     {"by_tenant": {"type": "object", "additionalProperties": struct(
         dict.fromkeys(TENANT_FIGURES, COUNT))}, "uptime_seconds": NUMBER},
@@ -55,7 +71,9 @@ _FIGURES: Final = struct(
             "by_agent": {"type": "object", "additionalProperties": struct(
                 dict.fromkeys(("total", "incomplete", "abandoned"), COUNT))},
         }),
-        "latency_ms": struct(dict.fromkeys(("p50", "p95", "p99"), nullable(NUMBER))),
+        "latency_ms": _LATENCY,
+        "latency_buckets": {"type": "array", "items": {
+            "type": "array", "prefixItems": [NUMBER, COUNT], "minItems": 2, "maxItems": 2}},
         "refused": COUNTS,
         "webhooks": COUNTS,
     },
@@ -106,6 +124,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             )),
             "history": struct({"events": POSITIVE, "ttl_seconds": POSITIVE}),
             "heartbeat_seconds": NUMBER, "default_agent": {"type": ["string", "null"]},
+            "open_stats": BOOLEAN,
         }
     ),
     "stats": struct({
@@ -130,15 +149,34 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "runs": {"type": "array", "items": {"allOf": [
             ref("run"), struct({"events": {"type": "array", "items": ref("event")}})]}},
     }),
-    "nodes": struct({"nodes": {"type": "array", "items": struct({
-        "node_id": STRING, "reported_at": TIMESTAMP, "uptime_seconds": NUMBER, "draining": BOOLEAN,
-        "connections": struct({"total": COUNT, "by_mode": COUNTS}),
-    })}}),
+    "nodes": struct({"nodes": _NODES, "gone": _NODES}),
     "agents": struct({"agents": {"type": "array", "items": struct({
         "name": STRING, "retries": COUNT, "require_all_events": BOOLEAN,
         "on_busy": {"enum": list(get_args(OnBusy))},
         "timeout_seconds": nullable(NUMBER), "waiting": COUNT,
+        "oldest_waiting_seconds": nullable(NUMBER),
+        **dict.fromkeys(("workers", "capacity", "running"), COUNT),
     })}}),
+    "workers": struct({"workers": {"type": "array", "items": struct({
+        "worker_id": STRING, "reported_at": TIMESTAMP, "silent": BOOLEAN, "concurrency": COUNT,
+        "busy": COUNT, "running": COUNTS,
+    })}}),
+    "slow": struct({"connections": {"type": "array", "items": struct({
+        "node_id": STRING, "connection_id": STRING, "tenant": STRING, "user_id": STRING,
+        "mode": {"enum": list(Mode)}, "transport": STRING, "unsent_bytes": COUNT,
+        "lagging": BOOLEAN, "since": TIMESTAMP,
+    })}}),
+    "runs": struct({
+        "runs": {"type": "array", "items": _RUN_SEEN}, "after": nullable(STRING),
+        "total": nullable(COUNT),
+    }),
+    "run_seen": struct({
+        "run": _RUN_SEEN,
+        "events": {"type": "array", "items": struct(
+            {"type": STRING, "id": CURSOR, "at": TIMESTAMP})},
+        "cursor": CURSOR, "more": BOOLEAN,
+    }),
+    "run_order": struct({"id": CURSOR, "at": TIMESTAMP, "run_id": ID}),
     "limits": struct({
         "user": struct(dict.fromkeys(LIMITS, COUNT)),
         "tenants": {"type": "object", "additionalProperties": {

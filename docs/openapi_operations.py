@@ -38,6 +38,7 @@ from gateway.dialects.ai_sdk_request import TRIGGERS
 from gateway.event_batch import MAX_EVENTS, SCOPES
 from gateway.handshake import CREDENTIALS, STREAM_PATH
 from gateway.history import MOST
+from gateway.run_admin import MOST_RUNS
 from gateway.tickets import TICKET_SECONDS
 from gateway.user_api import PREFIX
 
@@ -152,9 +153,13 @@ def _reading(name: str, refused: Refused, **parameters: Schema) -> Operation:
 
 
 def _looking(name: str, **parameters: Schema) -> Operation:
+    return _operating(name, {400: ("invalid_page",)} if parameters else {}, **parameters)
+
+
+def _operating(name: str, refused: Refused, **parameters: Schema) -> Operation:
     return Operation(
         tag=OPERATORS, security=("operator",), query=parameters, answers={200: json(ref(name))},
-        refused=together(_OPERATOR, {400: ("invalid_page",)} if parameters else {}),
+        refused=together(_OPERATOR, refused),
     )  # fmt: skip
 
 
@@ -189,6 +194,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         (503, json(struct({"status": {"enum": ["draining", "not ready"]}}))),
     ),
     "/": _open((200, {"text/html": STRING})),
+    "/console": _open((200, {"text/html": STRING})),
     "/static/{name}": Operation(
         tag=ANYONE, answers={200: {"*/*": {}}}, refused={404: ("not_found",)}
     ),
@@ -338,6 +344,22 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     f"{ADMIN}/nodes": _looking("nodes"),
     f"{ADMIN}/agents": _looking("agents"),
+    f"{ADMIN}/workers": _looking("workers"),
+    f"{ADMIN}/connections/slow": _looking("slow"),
+    f"{ADMIN}/runs": _operating(
+        "runs", {400: ("invalid_page", "invalid_run_id")},
+        after={"type": "string", "pattern": r"^\d{1,3}\.\d{1,19}$"},
+        limit={"type": "integer", "minimum": 1, "maximum": MOST_RUNS}, run_id=ID,
+    ),
+    f"{ADMIN}/users/{{user_id}}/runs/{{run_id}}": _operating(
+        "run_seen", {400: ("invalid_after", "invalid_user_id", "invalid_tenant"),
+                     404: ("run_not_found", "not_found")},
+        tenant=ID, after=CURSOR,
+    ),
+    f"{ADMIN}/users/{{user_id}}/runs/{{run_id}}/stop": _ordering(
+        "run_order", closed(_TENANT),
+        {400: ("invalid_user_id", "invalid_tenant"), 404: ("run_not_found", "not_found")},
+    ),
     f"{ADMIN}/limits": _looking("limits"),
     f"{ADMIN}/audit": _looking("audit", before=CURSOR, limit={"type": "integer"}),
     f"{ADMIN}/users/{{user_id}}/disconnect": _ordering(

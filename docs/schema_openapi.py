@@ -16,7 +16,7 @@ from docs import schema_asyncapi, schema_frames
 from docs.openapi_answers import SCHEMAS
 from docs.openapi_operations import CONNECTIONS, OPERATIONS, WEBSOCKET, Operation
 from gateway import http_api, scrape
-from gateway.app import API_ROUTES, FILES, event_stream, page, static, websocket
+from gateway.app import API_ROUTES, FILES, event_stream, operators_page, page, static, websocket
 from gateway.connection import PROTOCOL
 from gateway.handshake import ROUTES, STREAM_PATH
 
@@ -97,6 +97,7 @@ def routes() -> list[tuple[str, str, Any]]:
         ("GET", "/livez", http_api.livez),
         ("GET", "/readyz", http_api.readyz),
         ("GET", "/", page),
+        ("GET", "/console", operators_page),
         ("GET", "/static/{name}", static),
     ]
     made += [(method, _PATTERN.sub(r"{\1}", path), handler) for method, path, handler in API_ROUTES]

@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
 from broker.config import Settings
-from gateway import admin, agui_api, ai_sdk_api, cors, scrape, user_api, worker_api
+from gateway import admin, agui_api, ai_sdk_api, cors, run_admin, scrape, user_api, worker_api
 from gateway.arrivals import ENTRANCE, upgrade
 from gateway.entrance import Arrival, Entrance, Refusal
 from gateway.event_stream import EventStream
@@ -76,6 +76,7 @@ class DemoLogin(Protocol):
 
 API_ROUTES: Final = (
     *user_api.ROUTES, *agui_api.ROUTES, *ai_sdk_api.ROUTES, *worker_api.ROUTES, *admin.ROUTES,
+    *run_admin.ROUTES,
 )  # fmt: skip
 """Method, path, handler."""
 
@@ -109,6 +110,7 @@ def create_app(
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/", page)
+    app.router.add_get("/console", operators_page)
     app.router.add_get("/static/{name}", static)
     app.on_response_prepare.append(_add_headers)
     if demo is not None:
@@ -162,6 +164,12 @@ async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(WEB / "index.html")
 
 
+async def operators_page(request: web.Request) -> web.StreamResponse:
+    """The operators' console: it shows nothing without an operator's token."""
+    del request
+    return web.FileResponse(WEB / "console.html")
+
+
 async def static(request: web.Request) -> web.StreamResponse:
     """One of the page's files; of no other name is there anything."""
     file = FILES.get(request.match_info["name"])
@@ -189,7 +197,7 @@ async def demo_token(request: web.Request) -> web.Response:
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    if request.path == "/" or request.path.startswith("/static/"):
+    if request.path in ("/", "/console") or request.path.startswith("/static/"):
         response.headers.update(HEADERS)
 
 

@@ -267,7 +267,9 @@ class ChatClient:
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
                         await self._receive(decode_frame(message.data))
-                socket = await self._come_back(session, socket.close_code or LOST)
+                code = socket.close_code or LOST
+                await socket.close()  # an event stream may be several
+                socket = await self._come_back(session, code)
         except ChatError as error:
             self._failure = error
         except (KeyError, TypeError, ValueError) as error:

@@ -98,6 +98,9 @@ async def _demo(*, port: int, once: bool, open_page: bool) -> int:
         names = " and ".join(user["name"] for user in USERS)
         out.print(f"\nChat page: {address}", soft_wrap=True)
         out.print(f"Log in as {names}. Ctrl-C stops everything.", style="dim")
+        key = "" if settings.operator_key is None else settings.operator_key.get_secret_value()
+        out.print(f"Operators' console: {address}console", soft_wrap=True)
+        out.print(f"Its operator key, to see all and to act: {key}", style="dim", soft_wrap=True)
         if open_page:
             await asyncio.to_thread(webbrowser.open, address)
         raise await _part_ended(worker, redis)
@@ -111,9 +114,11 @@ def _demo_settings(port: int, secret: str) -> Settings:
         for name in Settings.model_fields
         if name.startswith("jwt_")
     }
-    return settings.model_copy(
-        update={**own, "jwt_secret": SecretStr(secret), "drain_seconds": 1, "default_agent": None}
-    )
+    keys = {
+        "jwt_secret": SecretStr(secret),
+        "operator_key": settings.operator_key or SecretStr(secrets.token_urlsafe(24)),
+    }
+    return settings.model_copy(update={**own, **keys, "drain_seconds": 1, "default_agent": None})
 
 
 def _require_free(host: str, port: int) -> None:

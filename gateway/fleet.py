@@ -16,6 +16,9 @@ REPORT_SECONDS: Final = 5.0
 STALE_SECONDS: Final = 20.0
 """A node's report older than this is not part of the fleet any more."""
 
+GONE_SECONDS: Final = 3600.0
+"""For how long it is told that a node fell silent; who looks an hour later was not looking."""
+
 
 class Fleet:
     """All of them, as one of them sees them."""
@@ -38,15 +41,23 @@ class Fleet:
 
     async def others(self) -> dict[bytes, dict[str, Any]]:
         """The last report of every other node that lives, by its id."""
+        fresh = time.time() - STALE_SECONDS
+        return {name: each for name, each in (await self._told()).items() if each["at"] > fresh}
+
+    async def gone(self) -> dict[bytes, dict[str, Any]]:
+        """The last report of every node that fell silent within the hour and did not leave."""
+        now = time.time()
+        first, last = now - GONE_SECONDS, now - STALE_SECONDS
+        return {
+            name: each for name, each in (await self._told()).items() if first < each["at"] <= last
+        }
+
+    async def _told(self) -> dict[bytes, dict[str, Any]]:
         stored = await self._client.execute("HGETALL", self._keys.nodes)
-        fresh, mine = time.time() - STALE_SECONDS, self._node_id.encode()
+        mine = self._node_id.encode()
         reports = {
             name: report_of(report)
             for name, report in zip(stored[::2], stored[1::2], strict=True)
             if name != mine
         }
-        return {
-            name: report
-            for name, report in reports.items()
-            if report is not None and report["at"] > fresh
-        }
+        return {name: report for name, report in reports.items() if report is not None}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import orjson
@@ -23,6 +22,7 @@ from gateway.node import Node
 from gateway.operators import operator_of
 from gateway.proxies import UNKNOWN, Client, Proxies
 from gateway.stats import TENANT_FIGURES, Latency, runs_view, summed, summed_by_tenant
+from gateway.version import product_version
 
 log = structlog.get_logger(__name__)
 
@@ -151,6 +151,7 @@ async def config(request: web.Request) -> web.Response:
             },
             "heartbeat_seconds": settings.heartbeat_seconds,
             "default_agent": settings.default_agent,
+            "open_stats": is_open(request),
         }
     )
 
@@ -191,14 +192,6 @@ async def stats(request: web.Request) -> web.Response:
     )
 
 
-def product_version() -> str:
-    """The installed version; that of a checkout is ``0+checkout``."""
-    try:
-        return version("runcast")
-    except PackageNotFoundError:
-        return "0+checkout"
-
-
 def _figures(reports: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, Any]:
     by_mode = summed(report["by_mode"] for report in reports)
     latency = Latency()
@@ -209,6 +202,7 @@ def _figures(reports: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, A
         "events": summed(report["events"] for report in reports),
         "runs": runs,
         "latency_ms": latency.percentiles(),
+        "latency_buckets": latency.buckets(),
         "refused": summed(report["refused"] for report in reports),
         "webhooks": summed(report["webhooks"] for report in reports),
         "by_tenant": summed_by_tenant(report["by_tenant"] for report in reports),

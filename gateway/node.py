@@ -7,7 +7,6 @@ another (promise G6). It is long because here all the parts are put together.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import math
 import random
@@ -15,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, Final
 
 import structlog
@@ -23,7 +21,7 @@ from redis.exceptions import ResponseError
 
 from broker import tracing
 from broker.bucket import Bucket
-from broker.channels import Channel, Keys, Mode, Scope
+from broker.channels import Channel, Keys, Scope
 from broker.config import Settings
 from broker.errors import BrokerUnavailable
 from broker.events import timestamp
@@ -35,6 +33,7 @@ from gateway.auth import Verifier
 from gateway.claims import Identity
 from gateway.commands import Commands, new_id
 from gateway.connection import Connection
+from gateway.departures import departures
 from gateway.fleet import REPORT_SECONDS, Fleet
 from gateway.frames import control
 from gateway.handshake import Opening
@@ -42,8 +41,10 @@ from gateway.meters import STAGES_PER_TURN, Meters
 from gateway.orders import Orders
 from gateway.probe import Probe
 from gateway.relay import Relay
+from gateway.report import report
 from gateway.revocation import Revocations
 from gateway.seats import Seats
+from gateway.slow import SlowClients
 from gateway.sockets import Sockets
 from gateway.stats import Tally
 from gateway.sweeper import Sweeper
@@ -54,7 +55,7 @@ from gateway.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
 
-_spread = random.SystemRandom().random
+_spread = random.SystemRandom()
 
 TURNS_PER_SECOND: Final = 10
 """A heartbeat goes to this share of a second's sockets at a time: a write for each of them holds up
@@ -98,6 +99,7 @@ class Node:
         self.webhooks = Sender.of(settings, self.ending, node_id=self.node_id)
         self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
         self.meters = Meters()
+        self.slow = SlowClients()
         self.closes = Counter(dict.fromkeys(close_codes.COUNTED, 0))
         self.draining = False
         self._emptied = asyncio.Event()
@@ -186,7 +188,7 @@ class Node:
         await self.verifier.stop()
         if self.webhooks is not None:
             await self.webhooks.stop()
-        with suppress(BrokerUnavailable):
+        with suppress(BrokerUnavailable, ResponseError):  # the others see by and by that it is gone
             await self.seats.give_up()
             await self.fleet.leave()
         await self._disconnect()
@@ -204,19 +206,17 @@ class Node:
         Not ready from now on; events flow to a socket until its own turn comes.
         """
         self.draining = True
-        # The last fifth of the window is for sockets whose goodbye takes a while.
+        # The last fifth of the time is for sockets whose goodbye takes a while.
         window = self.settings.drain_seconds * 0.8
         sockets = list(self.sockets)
-        ends = [(_spread() * window, at) for at in range(len(sockets))]
+        _spread.shuffle(sockets)  # one user's, and one page's, need not go together
         if not sockets:
             self._emptied.set()
-        heapq.heapify(ends)
         begun = time.monotonic()
-        while ends:
-            due, at = heapq.heappop(ends)
-            await asyncio.sleep(max(0.0, due - (time.monotonic() - begun)))
-            socket = sockets[at]
-            socket.send(control("draining", {"reconnect_after_ms": 100 + round(_spread() * 900)}))
+        turns = departures(len(sockets), window, _spread.random)
+        for socket, turn in zip(sockets, turns, strict=True):
+            await asyncio.sleep(max(0.0, turn.after_seconds - (time.monotonic() - begun)))
+            socket.send(control("draining", {"reconnect_after_ms": turn.back_ms}))
             socket.close(close_codes.GOING_AWAY)
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_seconds * 0.2):
@@ -271,24 +271,7 @@ class Node:
 
     def report(self) -> dict[str, Any]:
         """The counters of this gateway alone, as they go into Redis."""
-        modes = self.sockets.modes
-        return {
-            "at": time.time(),
-            "draining": self.draining,
-            "uptime_seconds": round(time.monotonic() - self.started, 3),
-            "by_mode": {mode.value: modes[mode.value] for mode in Mode},
-            "events": asdict(self.relay.hub.counters),
-            "latency": {str(at): count for at, count in self.meters.latency.counts.items()},
-            "refused": dict(self.tally.refused),
-            "webhooks": {} if self.webhooks is None else self.webhooks.figures,
-            "by_tenant": self.tally.by_tenant(
-                {
-                    each.tenant: self.sockets.of(each)
-                    for each in self.sockets.owners
-                    if not each.user
-                }
-            ),
-        }
+        return report(self)
 
     async def reports(self) -> dict[str, dict[str, Any]]:
         """Every live node's last report by its id; this one's comes first and is fresh."""
@@ -335,6 +318,8 @@ class Node:
 
     async def _report_for_ever(self) -> None:
         while True:
+            for _ in self.slow.look(self.sockets, time.time()):
+                await asyncio.sleep(0)
             begun = time.monotonic()
             try:
                 await self.fleet.tell(self.report())

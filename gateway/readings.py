@@ -21,10 +21,10 @@ from broker.errors import BrokerUnavailable
 from broker.events import STATUSES
 from broker.lifecycle import State
 from gateway.fleet import STALE_SECONDS
-from gateway.http_api import product_version
 from gateway.metrics import METRICS, Sample, by_agent
 from gateway.node import Node
 from gateway.resync import REASONS
+from gateway.version import product_version
 
 log = structlog.get_logger(__name__)
 

@@ -91,7 +91,7 @@ class RunReader:
     def _level(self, reached: Cursor) -> None:
         """Everything retained was read: of a run that has ended, its end too, or it is lost."""
         if self._reading.registered.ended and not self._run.ended:
-            self._run.say(Resync("trimmed", ZERO, reached, self.run_id).frame())
+            self._run.say(Resync("expired", ZERO, reached, self.run_id).frame())
 
     # --- what the relay asks
 

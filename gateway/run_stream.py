@@ -71,7 +71,7 @@ class RunStream(EventStream):
     def _level(self, reached: Cursor) -> None:
         """Everything retained was read: of a run that has ended, its end too, or it is lost."""
         if self._registered.ended and not self._run.ended:
-            lost = Resync("trimmed", ZERO, reached, self._registered.run_id)
+            lost = Resync("expired", ZERO, reached, self._registered.run_id)
             self._run.say(lost.frame())
             self._run.ended = True
 

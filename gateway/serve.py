@@ -28,6 +28,7 @@ from broker.embedded import EmbeddedRedis
 from broker.errors import ConfigurationError, RuncastError
 from broker.logs import configure_logging
 from gateway.app import Gateway, address
+from gateway.open_files import allow_most
 from gateway.siblings import Place
 
 STOP_MARGIN_SECONDS: Final = 10.0
@@ -51,6 +52,7 @@ def serve(settings: Settings, *, processes: int) -> None:
     :raises ConfigurationError: the port is taken, or there is no Redis to start.
     :raises BrokerUnavailable: Redis cannot be reached.
     """
+    allow_most()
     _run(_serve(settings, processes))
 
 

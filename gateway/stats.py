@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.slow import slow_of
+
 BUCKETS_PER_DOUBLING: Final = 8
 """Each bucket is 9 % wider than the one before: percentiles are right to that."""
 
@@ -60,11 +62,19 @@ class Latency:
             seen += self.counts[at]
             if seen >= wanted:
                 break
-        return round(_FIRST_MS * 2 ** (at / BUCKETS_PER_DOUBLING), 3)
+        return _edge(at)
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """(upper edge in ms, count) of each that has any: two of them, subtracted, are a while."""
+        return [(_edge(at), self.counts[at]) for at in sorted(self.counts)]
 
     def percentiles(self) -> dict[str, float | None]:
         """As ``/ws/stats`` shows them."""
         return {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
+
+
+def _edge(at: int) -> float:
+    return round(_FIRST_MS * 2 ** (at / BUCKETS_PER_DOUBLING), 3)
 
 
 class Tally:
@@ -128,6 +138,9 @@ def report_of(stored: bytes) -> dict[str, Any] | None:
             "by_tenant": {
                 tenant: _counts(counts) for tenant, counts in report.get("by_tenant", {}).items()
             },
+            "version": _text(report.get("version", "")),
+            "ready": _truth(report.get("ready", True)),
+            "slow": slow_of(report.get("slow", {})),
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -141,6 +154,12 @@ def _counts(counts: Mapping[str, object]) -> dict[str, int]:
 def _count(value: object) -> int:
     if not isinstance(value, int):
         raise TypeError("a counter is a whole number")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker.redis.agents import Agents
 from broker.redis.figures import Figures
 from broker.redis.holdings import Holdings
+from broker.redis.inspection import Inspection
 from broker.redis.log import Log
 from broker.redis.orders import Orders
 from broker.redis.overdue import Overdue
@@ -16,7 +17,17 @@ from broker.redis.webhooks import Webhooks
 
 
 class Broker(
-    Holdings, Overdue, Agents, Figures, Log, Orders, Revocations, Steering, Threads, Webhooks
+    Holdings,
+    Overdue,
+    Agents,
+    Figures,
+    Inspection,
+    Log,
+    Orders,
+    Revocations,
+    Steering,
+    Threads,
+    Webhooks,
 ):
     """Every verb, for one Redis. Safe for any number of concurrent callers."""
 

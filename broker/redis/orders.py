@@ -28,6 +28,8 @@ class Verb(StrEnum):
     DISCONNECT = "disconnect"
     REVOKE = "revoke"
     DRAIN = "drain"
+    STOP = "stop"
+    """A run: done by the gateway that was asked, which no other gateway has to hear of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Order:
     user_id: str | None = None
     jti: str | None = None
     node_id: str | None = None
+    run_id: str | None = None
     issued_before_ms: int | None = None
     reason: str | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 
 from broker.channels import Keys
 from broker.errors import BrokerUnavailable
@@ -50,21 +51,31 @@ class EventPublisher(Runs):
         if publication.status is None and self.limits.durability == "acknowledged":
             self.client.ask_script(receiver, scripts.PUBLISH, keys, args)
             return
-        write = partial(self._publish, claim, publication, keys, args)
-        task = asyncio.create_task(self._durably(keys[0], write), name=f"publish {claim.run_id}")
+        connection = self.client.connection_to(keys[0])
+        # Asked now, and not by the task: what is said next, text above all, is not to overtake it.
+        replied: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.client.ask_script(replied, scripts.PUBLISH, keys, args)
+        task = asyncio.create_task(
+            self._followed(claim, publication, replied, connection), name=f"publish {claim.run_id}"
+        )
         self._publishing.add(task)
         task.add_done_callback(partial(self._published, receiver))
 
-    async def _publish(
-        self, claim: Claim, publication: Publication, keys: list[bytes], args: list[Argument]
+    async def _followed(
+        self,
+        claim: Claim,
+        publication: Publication,
+        replied: asyncio.Future[Any],
+        connection: object,
     ) -> bytes:
-        reply = await self.client.run_script(scripts.PUBLISH, keys, args)
-        if isinstance(reply, bytes):
-            return reply
-        event_id, following = reply  # a terminal event, and not the repetition of one
-        await self._count_ended(claim, publication)
-        if following:
-            await self.release(claim.owner, claim.thread_id, following.decode())
+        """The event's id, once all that follows from it is done, and it is as durable as asked."""
+        event_id = reply = await replied
+        if not isinstance(reply, bytes):  # a terminal event, and not the repetition of one
+            event_id, following = reply
+            await self._count_ended(claim, publication)
+            if following:
+                await self.release(claim.owner, claim.thread_id, following.decode())
+        await self._replicated(self.keys.run(claim.partition, claim.run_id), connection)
         return bytes(event_id)
 
     def _published(self, receiver: Receiver, task: asyncio.Task[bytes]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -84,16 +84,18 @@ class Store:
         ``BrokerUnavailable`` when no replica confirms it in time: the outcome is unknown. The same
         again is confirmed only if the script writes then, too.
         """
-        return await self._durably(keys[0], lambda: self._run_script(script, [*keys], args))
-
-    async def _durably(self, key: bytes, write: Callable[[], Awaitable[T]]) -> T:
-        """The same for several steps on the server of ``key``."""
-        if self.limits.durability == "acknowledged":
-            return await write()
-        connection = self.client.connection_to(key)
-        reply = await write()
-        await self._replicas.confirm(key, connection)
+        connection = self.client.connection_to(keys[0])
+        reply = await self._run_script(script, [*keys], args)
+        await self._replicated(keys[0], connection)
         return reply
+
+    async def _replicated(self, key: bytes, connection: object) -> None:
+        """Return once what was written to the server of ``key`` is as durable as asked for.
+
+        ``connection``: the one to it, from before anything of that was sent.
+        """
+        if self.limits.durability == "replicated":
+            await self._replicas.confirm(key, connection)
 
 
 def unavailable_if_refused(

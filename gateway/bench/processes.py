@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.bench.failure import BenchFailed
+from gateway.open_files import allow_most
 
 PROC: Final = Path("/proc")
 SPARE_FILES: Final = 64
@@ -94,12 +95,8 @@ def allow_files(connections: int, processes: int) -> None:
 
     :raises BenchFailed: the hard one is too low for so many connections.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # macOS forbids "unlimited"
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     needed = -(-connections // processes) + SPARE_FILES
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    allowed = allow_most()
     if allowed != resource.RLIM_INFINITY and allowed < needed:
         raise BenchFailed(
             why=f"A process may open {allowed} files here, and {needed} are needed",

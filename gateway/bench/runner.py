@@ -21,7 +21,7 @@ from gateway.bench.plan import TABS, Plan
 from gateway.bench.processes import allow_files, cores, machine
 from gateway.bench.screen import Bar, show, show_json, warn
 from gateway.bench.speaker import Speaker
-from gateway.http_api import product_version
+from gateway.version import product_version
 
 INTERRUPTED: Final = 130
 """The exit status that shells give a program that Ctrl-C ended."""

@@ -4,6 +4,7 @@
  */
 
 import { element, icon, setText } from "./dom.js";
+import { duration } from "./format.js";
 import { LIFECYCLE } from "./runcast.js";
 import { asText } from "./runs.js";
 
@@ -39,14 +40,6 @@ const MOST_CHOICES = 8; // of an answer, as buttons
  * @property {(runId: string) => void} stop
  * @property {(runId: string, requestId: string, content: any) => Promise<boolean>} answer  Whether it was taken.
  */
-
-/** @param {number | null | undefined} ms */
-export function duration(ms) {
-  if (ms === null || ms === undefined) return "";
-  if (ms < 1000) return `${Math.round(ms)} ms`;
-  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
-  return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
-}
 
 const isRecord = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const isSmall = (value) => (JSON.stringify(value) ?? "").length <= SHORT_VALUE;

@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import structlog
@@ -113,7 +114,8 @@ class Sender:
         await asyncio.gather(*self._posting, return_exceptions=True)
         await self._poster.close()
         if self._mine:
-            await self._turn.give_up()
+            with suppress(BrokerUnavailable, ResponseError):  # the lock ends soon by itself
+                await self._turn.give_up()
 
     # --- what waits
 

@@ -13,12 +13,13 @@ from importlib import import_module
 from pathlib import Path
 
 import jwt
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import COMMAND_GROUPS, program
 from tests.support.ports import free_port
-from tests.support.servers import SECRET, Fleet, Redis, running_fleet, wait_until
+from tests.support.servers import SECRET, Fleet, Redis, running_fleet, spawn, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
@@ -191,6 +192,18 @@ class TestGateway:
             wait_until(lambda: "with 2 processes" in process.printed(), what="they serve")
             assert process.end(signal.SIGTERM) == 0
             assert "Traceback" not in process.printed()
+
+    def test_it_may_open_as_many_files_as_the_hard_limit_says(
+        self, redis_server: Redis, tmp_path: Path
+    ) -> None:
+        """However low the soft one is that it is started with: a connection is a file."""
+        with running_fleet(redis_server, RUNCAST_PREFIX="files") as fleet:
+            begun = ["bash", "-c", 'ulimit -Sn 300 && exec "$0" -m gateway gateway --port 0']
+            process = spawn([*begun, sys.executable], tmp_path / "log", fleet.env)
+            fleet.processes.append(process)
+            wait_until(lambda: "Serving at" in process.printed(), what="it serves")
+            soft, hard = psutil.Process(process.popen.pid).rlimit(psutil.RLIMIT_NOFILE)
+            assert soft == hard != 300
 
     def test_a_taken_port_is_named(self, system: System) -> None:
         port = system.settings["RUNCAST_URL"].split(":")[2].split("/")[0]

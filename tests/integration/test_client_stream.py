@@ -128,6 +128,20 @@ async def test_cut_again_and_again_it_loses_and_doubles_nothing(
         assert client.text(run.id) == "".join(f"{number} " for number in range(400))
 
 
+async def test_what_it_comes_back_from_is_closed(gateway: Gateway, worker: Worker) -> None:
+    """The streams of strict runs too, when it is another one that was cut."""
+    async with chat(gateway, mode="factory", isolation_level="strict") as client:
+        run = await client.send("hello", agent="asks")
+        await client.attach(run.id, "0-0")
+        sockets = gateway.node.sockets
+        await eventually(lambda: len(sockets) == 2)
+        before = set(sockets)
+        next(each for each in before if each.opening.run_id is None).close(close_codes.UNAVAILABLE)
+        await eventually(lambda: len(sockets) == 2 and before.isdisjoint(sockets))
+        await client.stop(run.id)
+        assert (await ended(client, run.id))[-1]["payload"]["status"] == "cancelled"
+
+
 async def test_it_knows_why_it_was_closed(gateway: Gateway) -> None:
     async with chat(gateway) as client:
         await eventually(lambda: len(gateway.node.sockets) == 1)

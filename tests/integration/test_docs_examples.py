@@ -61,6 +61,24 @@ NOT_RUN = {
         "measures for minutes on an idle machine; tests/integration/test_bench_command.py runs it",
     ("docs/how-to/redis-topologies.md", "runcast check"):
         "asks the reader's Redis; tests/integration/test_topologies.py runs it on each topology",
+    **{
+        ("docs/how-to/run-on-kubernetes.md", f"kubectl {command}"):
+            "asks the reader's cluster; tests/unit/test_kubernetes.py holds the manifests"
+        for command in (
+            "create namespace runcast",
+            "config set-context --current --namespace=runcast",
+            "create secret generic runcast-gateway --from-env-file=gateway.env",
+            "create secret generic runcast-worker --from-env-file=worker.env",
+            "apply --dry-run=server -k my-installation",
+            "apply -k my-installation",
+            "rollout status deployment/runcast-gateway",
+            (
+                "--namespace monitoring create configmap runcast-dashboard"
+                " --from-file=compose/grafana/dashboards/runcast.json"
+            ),
+            "--namespace monitoring label configmap runcast-dashboard grafana_dashboard=1",
+        )
+    },
     ("docs/how-to/serve-tls.md", "runcast gateway --host 0.0.0.0 --port 8443"):
         "needs the reader's certificate; tests/integration/tls/test_tls.py serves with its own",
     ("docs/how-to/serve-tls.md", "runcast check"):

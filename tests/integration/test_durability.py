@@ -214,6 +214,29 @@ async def test_without_a_replica_that_confirms_it_is_told_and_made_up_for(
     assert seqs(pair.replica, prefix) == [1, 2, 3, 4, 5], "the retries wrote nothing twice"
 
 
+async def test_text_does_not_overtake_what_was_said_before_it(
+    pair: Pair, replicated: Settings, prefix: str
+) -> None:
+    """An event waits for its replica, and leaves in its turn all the same."""
+    live = Keys(prefix).channel(ALICE, Scope.USER).live
+    heard: list[bytes] = []
+    with redis.Redis(port=pair.master.port) as client, client.pubsub() as listener:
+        listener.subscribe(live)
+        assert listener.get_message(timeout=READY_SECONDS), "it is acknowledged"
+        async with (
+            Publisher(settings=replicated) as publisher,
+            publisher.run(user_id="alice", agent_name="report") as run,
+        ):
+            for number in range(5):
+                run.post_text("text ")
+                run.post("agent_thinking", {"thoughts": str(number)})
+        while not heard or heard[-1] != b"agent_completed":
+            message = listener.get_message(timeout=READY_SECONDS)
+            assert message is not None, heard
+            heard.append(message["data"].partition(b"\n")[0].split(b" ")[-1])
+    assert heard == [b"agent_started", *[b"agent_delta", b"agent_thinking"] * 5, b"agent_completed"]
+
+
 async def test_acknowledged_does_not_wait_for_replicas(
     pair: Pair, replicated: Settings, prefix: str
 ) -> None:

@@ -18,6 +18,7 @@ from gateway.app import Gateway
 from gateway.connection import CLOSE_SECONDS
 from gateway.resync import Resync
 from tests.support.clients import FIVE, Frame, eventually
+from tests.support.schemas import undescribed
 from tests.support.servers import token
 
 Body = dict[str, Any]
@@ -347,7 +348,8 @@ async def test_an_end_that_is_no_longer_kept_is_told(
     async with Posted(base, body) as again:
         await again.end()
         assert again.kinds() == ["run_accepted", "resync"]
-        assert again.frames[1]["payload"]["reason"] == "trimmed"
+        assert again.frames[1]["payload"]["reason"] == "expired"
+        assert not undescribed(again.frames)
 
 
 async def test_after_a_hole_on_the_way_it_is_asked_anew(

@@ -457,6 +457,25 @@ async def test_what_was_taken_while_redis_was_away_is_not_posted_again(
             assert len(receiver.posts) == 2
 
 
+async def test_a_gateway_ends_also_while_redis_is_away(
+    settings: Settings, redis_url: str, broker: Broker
+) -> None:
+    """It cannot tell the others that they may go on, and ends all the same, with nothing left."""
+    async with faulty_network(redis_url) as network:
+        behind = settings.model_copy(update={"redis_url": network.url})
+        async with Receiver() as receiver, posting(behind, receiver) as gateway:
+
+            async def posts() -> bool:
+                whose = await broker.client.execute("GET", broker.keys.webhooks)
+                return bool(whose == gateway.node.node_id.encode())
+
+            await until(posts)
+            network.cut()
+            await until(lambda: not gateway.node.client.connected)
+        others = [each.get_name() for each in asyncio.all_tasks()]
+        assert not [name for name in others if gateway.node.node_id in name]
+
+
 @pytest.mark.parametrize("binary", servers())
 async def test_it_works_on_every_server_and_each_key_has_a_time_to_live(
     binary: Path, prefix: str

@@ -35,6 +35,7 @@ from tests.support.history import (
     History,
     Kind,
     Place,
+    Reader,
     RunRecord,
     check,
     cursor,
@@ -66,6 +67,10 @@ class Scene(Stage):
     clients: list[ChaosClient] = field(default_factory=list)
     runs: dict[str, RunRecord] = field(default_factory=dict)  # that no client began
     sockets: AsyncExitStack = field(default_factory=AsyncExitStack)
+    entrance: str | None = None
+    """Where clients come in, if not at the gateways themselves."""
+    others: list[Reader] = field(default_factory=list)
+    """Clients that were driven elsewhere, for the judge."""
 
     def __post_init__(self) -> None:
         self._journal, self._notes = Journal(self.folder), Notes(self.folder)
@@ -76,7 +81,7 @@ class Scene(Stage):
         self, user: str = USERS[0], *, live: bool = True, **options: Any
     ) -> ChaosClient:
         """One more client, by default at all gateways in turn, and live when this returns."""
-        bases = options.pop("bases", None) or [gateway.base for gateway in self.gateways]
+        bases = options.pop("bases", None) or self.bases()
         if options.get("mode") == "factory":
             options.setdefault("thread", THREAD)
         client = ChaosClient(bases, user, seed=len(self.clients), **options)
@@ -85,25 +90,29 @@ class Scene(Stage):
             await client.until_live()
         return client
 
+    def bases(self, first: int = 0) -> list[str]:
+        """Where a client comes in, in turn."""
+        if self.entrance is not None:
+            return [self.entrance]
+        count = len(self.gateways)
+        return [self.gateways[(first + step) % count].base for step in range(count)]
+
     async def populate(self, users: int = 3, **options: Any) -> list[ChaosClient]:
         """Each user in every mode; of main both with and without a thread.
 
         ``options`` as for :meth:`connect`.
         """
-        count = len(self.gateways)
         clients = []
         for number, user in enumerate(USERS[:users]):
             for at, (mode, thread) in enumerate(
                 [("main", None), ("main", THREAD), ("factory", THREAD), ("isolated", None)]
             ):
-                first = (number + at) % count
-                bases = [self.gateways[(first + step) % count].base for step in range(count)]
                 clients.append(
                     await self.connect(
                         user,
                         mode=mode,
                         thread=thread,
-                        bases=bases,
+                        bases=self.bases(number + at),
                         live=False,
                         **options,
                         name=f"{user}/{mode}{'/' + thread if thread else ''}",
@@ -221,6 +230,11 @@ class Scene(Stage):
             await asyncio.sleep(0.05)
         return slowest - since
 
+    def rate(self, since: float, until: float) -> float:
+        """How many emissions were begun per second between these moments (monotonic)."""
+        begun = self._notes.read().begun.values()
+        return sum(since <= moment < until for moment in begun) / (until - since)
+
     async def settle(
         self, *, seconds: float = PATIENCE_SECONDS, gone_seconds: float | None = None
     ) -> None:
@@ -276,7 +290,10 @@ class Scene(Stage):
         return History(
             runs=self._all_runs(logs),
             emissions=self._notes.read().emissions,
-            readers=[reader for client in self.clients for reader in client.readers()],
+            readers=[
+                *(reader for client in self.clients for reader in client.readers()),
+                *self.others,
+            ],
             logs=logs,
             excuses=Excuses(rolled_back=rolled_back, retention=retention),
         )
@@ -300,7 +317,12 @@ class Scene(Stage):
         row = Row(
             fault=fault,
             published=sum(emission.id is not None for emission in history.emissions),
-            delivered=sum(1 for client in self.clients for _ in client.received()),
+            delivered=sum(
+                "id" in frame
+                for reader in history.readers
+                for epoch in reader.epochs
+                for frame in epoch.frames
+            ),
             lost=counts[Kind.LOST] + counts[Kind.NOT_IN_LOG],
             doubled=counts[Kind.DOUBLED] + counts[Kind.UNKNOWN_TWICE],
             leaked=counts[Kind.LEAKED],

@@ -39,11 +39,12 @@ class Member:
     port: int = 0
     door: FaultProxy | None = None
     """A gateway's: the way of clients to it."""
+    host: str = "127.0.0.1"
 
     @property
     def base(self) -> str:
         """The gateway's address, through its door if it has one."""
-        return self.door.base if self.door is not None else f"http://127.0.0.1:{self.port}"
+        return self.door.base if self.door is not None else f"http://{self.host}:{self.port}"
 
     def kill(self) -> float:
         """SIGKILL; when (monotonic clock)."""
@@ -60,12 +61,12 @@ class Member:
 
     def start(self) -> None:
         """Once more, in the same place; it may not be ready yet."""
-        self.process = start(self.fleet, self.port)
+        self.process = start(self.fleet, self.port, self.host)
 
     def stats(self) -> dict[str, Any]:
         """A gateway's own counters, as an operator sees them."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/ws/stats",
+            f"http://{self.host}:{self.port}/ws/stats",
             headers={"Authorization": f"Bearer {OPERATOR_KEY}"},
         )
         with urllib.request.urlopen(request, timeout=30) as response:
@@ -80,12 +81,12 @@ class Member:
         self.process.runs()
         if not self.port:
             return " serves " in self.process.printed()
-        return is_ready(self.port) and self.process.serves(self.port)
+        return is_ready(self.port, self.host) and self.process.serves(self.port)
 
 
-def start(fleet: Fleet, port: int) -> Process:
+def start(fleet: Fleet, port: int, host: str) -> Process:
     if port:
-        return fleet.runcast("gateway", "--port", str(port), name="gateway")
+        return fleet.runcast("gateway", "--host", host, "--port", str(port), name="gateway")
     return fleet.worker_process()
 
 
@@ -110,6 +111,12 @@ class Stage:
         self.gateways.append(member)
         return member
 
+    def add_gateway_at(self, host: str, port: int) -> Member:
+        """The same, in this place."""
+        member = self._member(f"gateway {len(self.gateways)}", port, {}, host=host)
+        self.gateways.append(member)
+        return member
+
     def add_worker(self, **settings: str) -> Member:
         member = self._member(f"worker {len(self.workers)}", 0, settings)
         self.workers.append(member)
@@ -119,7 +126,9 @@ class Stage:
         """One more way to Redis, gone at the end."""
         return self.proxies.enter_context(FaultProxy(("127.0.0.1", self.redis.port)))
 
-    def _member(self, name: str, port: int, settings: dict[str, str]) -> Member:
+    def _member(
+        self, name: str, port: int, settings: dict[str, str], *, host: str = "127.0.0.1"
+    ) -> Member:
         network = self.proxy()
         url = self.settings.get("RUNCAST_REDIS_URL", network.url)
         env = {**self.settings, **settings, "RUNCAST_REDIS_URL": url, FOLDER: str(self.folder)}
@@ -127,7 +136,7 @@ class Stage:
         folder.mkdir()
         fleet = Fleet(folder, self.redis, env)
         self.fleets.append(fleet)
-        return Member(name, fleet, network, start(fleet, port), port)
+        return Member(name, fleet, network, start(fleet, port, host), port, host=host)
 
     async def all_ready(self, *, seconds: float = READY_SECONDS) -> None:
         for member in (*self.gateways, *self.workers):

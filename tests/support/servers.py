@@ -13,12 +13,18 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final, Protocol
 
 import psutil
 
 from broker.embedded import find_server
 from gateway.tokens import issue_token
 from tests.support.ports import free_port
+
+IN_CONTAINERS: Final = os.environ.get("REDIS") == "container"
+"""Whether the servers of Redis are containers, and not programs of this machine."""
+if IN_CONTAINERS:
+    from tests.support.redis_container import SERVER, Container
 
 SECRET = "a secret of the tests, long enough for HS256 and for HS512 as well: 64 bytes"
 OPERATOR_KEY = "an operator key of the tests"
@@ -50,11 +56,24 @@ def token(
     )
 
 
+class Program(Protocol):
+    """As much of :class:`subprocess.Popen` as the tests use."""
+
+    args: Any
+    pid: int
+    returncode: int | Any
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
 @dataclass
 class Process:
-    """A child process and what it printed."""
+    """A child process, or the one of a container, and what it printed."""
 
-    popen: subprocess.Popen[bytes]
+    popen: Program
     log: Path
 
     def end(self, number: int = signal.SIGTERM, *, seconds: float = READY_SECONDS) -> int:
@@ -103,10 +122,11 @@ class Redis:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self.process = spawn(
+        self.process = spawn_redis(
             [
-                str(find_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                "--appendonly", "yes", "--appendfsync", "always", "--dir", str(self.folder),
+                str(server_program()), "--port", str(self.port), "--bind", "127.0.0.1",
+                "--save", "", "--appendonly", "yes", "--appendfsync", "always",
+                "--dir", str(self.folder),
             ],
             self.folder / "redis.log",
         )  # fmt: skip
@@ -149,6 +169,18 @@ def spawn(command: list[str], log: Path, env: Mapping[str, str] | None = None) -
             cwd=Path(__file__).parents[2],
         )
     return Process(popen, log)
+
+
+def server_program() -> Path:
+    """The server that tests use unless they choose one."""
+    return Path(SERVER) if IN_CONTAINERS else find_server()
+
+
+def spawn_redis(command: list[str], log: Path) -> Process:
+    """Start a server of Redis where ``REDIS`` says; in a container it is that of the image."""
+    if IN_CONTAINERS:
+        return Process(Container([SERVER, *command[1:]], log), log)
+    return spawn(command, log)
 
 
 @dataclass
@@ -212,10 +244,10 @@ class Fleet:
                 process.end(signal.SIGKILL)
 
 
-def is_ready(port: int) -> bool:
+def is_ready(port: int, host: str = "127.0.0.1") -> bool:
     """Whether the gateway on this port says so."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as response:
+        with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=10) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

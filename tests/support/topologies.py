@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from broker.embedded import find_server
 from tests.support.certificates import Authority, Encryption
 from tests.support.ports import free_port
 from tests.support.redis_server import Server, redis_folder
-from tests.support.servers import READY_SECONDS, Fleet, running_fleet, wait_until
+from tests.support.servers import READY_SECONDS, Fleet, running_fleet, server_program, wait_until
 
 MASTER_NAME = "mymaster"
 DOWN_AFTER_MS = 500
@@ -71,7 +70,7 @@ def replicated_redis(
 ) -> Iterator[Replicated]:
     """One master with replicas; nobody watches over them."""
     with redis_folder() as folder:
-        chosen = binary or find_server()
+        chosen = binary or server_program()
         everyone = [
             Server(folder / f"redis-{number}", binary=chosen, arguments=arguments)
             for number in range(1 + replicas)
@@ -278,7 +277,7 @@ def acl_redis(users: dict[str, str], binary: Path | None = None) -> Iterator[Gua
         file.write_text("\n".join(["user default off", *lines]) + "\n")
         server = Server(
             folder / "redis",
-            binary=binary or find_server(),
+            binary=binary or server_program(),
             arguments=("--aclfile", str(file)),
             access={"username": "admin", "password": passwords["admin"]},
         )

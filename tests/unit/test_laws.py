@@ -27,7 +27,7 @@ SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
 
 PURE_GATEWAY: Final = (
     "session", "hub", "feed", "outbox", "close_codes", "frames", "frame_reader", "handshake",
-    "claims", "freshness", "jwk", "keys", "origins", "proxies", "run_outbox", "wires",
+    "claims", "departures", "freshness", "jwk", "keys", "origins", "proxies", "run_outbox", "wires",
     "repeats", "run_texts", "event_batch", "batch_plan", "dialects.dialect", "dialects.native",
     "dialects.shown_text",
     "dialects.agui", "dialects.agui_constructs", "dialects.agui_events", "dialects.agui_position",
@@ -35,6 +35,7 @@ PURE_GATEWAY: Final = (
     "dialects.ai_sdk", "dialects.ai_sdk_message", "dialects.ai_sdk_request",
     "stats", "metrics", "position", "bench.account", "bench.histogram", "bench.pacing",
     "bench.plan", "bench.report", "bench.verdict", "bench.wire",
+    "run_view", "slow",
     "dialects.cloudevents", "webhooks.answers", "webhooks.backlog", "webhooks.signature",
 )  # fmt: skip
 OPTIONAL: Final[Mapping[str, frozenset[str]]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -117,6 +117,46 @@ async def test_a_generator_that_is_left_early_has_succeeded() -> None:
         items.close()  # type: ignore[attr-defined]  # a generator's iterator
 
     expect(await run_agent(agent)).started().tool("numbers", result=1).completed()
+
+
+async def test_a_generator_gets_what_is_sent_and_thrown_into_it() -> None:
+    """As without the decorator, within a run and outside of one."""
+
+    @traced_tool
+    def echo() -> Generator[str, str, str]:
+        said = yield "first"
+        try:
+            yield said
+        except LookupError:
+            yield "caught"
+        return "returned"
+
+    @traced_tool
+    async def echo_slowly() -> AsyncGenerator[str, str]:
+        said = yield "first"
+        try:
+            yield said
+        except LookupError:
+            yield "caught"
+
+    async def talk() -> None:
+        items = echo()
+        assert [next(items), items.send("sent"), items.throw(LookupError())] == [
+            "first", "sent", "caught"
+        ]  # fmt: skip
+        with pytest.raises(StopIteration, match="returned"):
+            next(items)
+        slow = echo_slowly()
+        assert [await anext(slow), await slow.asend("sent")] == ["first", "sent"]
+        assert await slow.athrow(LookupError()) == "caught"
+        assert [item async for item in slow] == []
+
+    async def agent(run: Run) -> None:
+        await talk()
+
+    await talk()
+    events = await run_agent(agent)
+    expect(events).started().tool("echo", result=3).tool("echo_slowly", result=3).completed()
 
 
 async def test_an_exception_is_told_and_goes_on_to_the_caller() -> None:

@@ -42,6 +42,18 @@ class Plain:
         return "plain"
 
 
+class Measured(float):
+    """As the numbers of NumPy are: ``float`` to Python, and nothing to a JSON library."""
+
+
+@dataclasses.dataclass(repr=False)
+class Unfinished:
+    x: int = dataclasses.field(init=False)
+
+    def __str__(self) -> str:
+        return "unfinished"
+
+
 ONE = uuid.UUID(int=1)
 
 
@@ -64,10 +76,17 @@ ONE = uuid.UUID(int=1)
         (Point(1, Point(2)), {"x": 1, "at": {"x": 2, "at": None}}),
         (Plain(), "plain"),
         (Untellable(), "<Untellable>"),
+        (Measured(1.5), 1.5),
+        ({"\ud800": 1}, {"?": 1}),
+        ({Untellable(): 1}, {"<Untellable>": 1}),
+        (Unfinished(), "unfinished"),
     ],
 )
 def test_everything_has_a_form(value: Any, expected: Any) -> None:
-    assert jsonable(value) == expected
+    """And one that is JSON: a tool's call never fails for what it gave."""
+    found = jsonable(value)
+    assert found == expected
+    assert orjson.loads(orjson.dumps(found)) == expected
 
 
 def test_what_contains_itself_ends() -> None:

@@ -126,10 +126,13 @@ REPORT = {
     "refused": {"rate_limited": 2},
     "webhooks": {"delivered": 3},
     "by_tenant": {"acme": {"connections": 1}},
+    "version": "3.0.0",
+    "ready": False,
+    "slow": {"total": 0, "unsent_bytes": 7, "connections": []},
 }
 
 
-LATER = ("refused", "by_tenant", "webhooks")
+LATER = ("refused", "by_tenant", "webhooks", "version", "ready", "slow")
 
 
 def test_a_report_is_read_as_it_was_written() -> None:
@@ -137,11 +140,23 @@ def test_a_report_is_read_as_it_was_written() -> None:
 
 
 def test_a_report_of_a_gateway_of_before_is_read() -> None:
-    """While a fleet is updated one by one; it says nothing of refusals, tenants and webhooks."""
+    """While a fleet is updated one by one; it says nothing of refusals, say."""
     old = {name: REPORT[name] for name in REPORT if name not in LATER}
     read = report_of(orjson.dumps(old))
     assert read is not None
-    assert [read[name] for name in LATER] == [{}, {}, {}]
+    nothing = {"total": 0, "unsent_bytes": 0, "connections": []}
+    assert [read[name] for name in LATER] == [{}, {}, {}, "", True, nothing]
+
+
+def test_buckets_of_two_moments_subtracted_are_what_happened_in_between() -> None:
+    """Edges stay the same, so that a live chart need not show what was an hour ago."""
+    latency = Latency()
+    latency.add(0.1)
+    latency.add(64)
+    before = dict(latency.buckets())
+    latency.add(64)
+    assert before == {0.25: 1, 64.0: 1}
+    assert latency.buckets() == [(0.25, 1), (64.0, 2)]
 
 
 def test_what_was_accepted_and_refused_is_counted_by_code_and_by_tenant() -> None:
@@ -195,7 +210,8 @@ def test_tenants_are_summed_field_by_field() -> None:
             for gone in REPORT
             if gone not in LATER
         ),
-        *(orjson.dumps({**REPORT, name: "x"}) for name in REPORT),
+        *(orjson.dumps({**REPORT, name: "x"}) for name in REPORT if name != "version"),
+        orjson.dumps({**REPORT, "version": 3}),
         orjson.dumps({**REPORT, "by_mode": {"main": "1"}}),
         orjson.dumps({**REPORT, "events": []}),
         orjson.dumps({**REPORT, "by_tenant": {"acme": 1}}),

@@ -1,0 +1,1 @@
+"""Gateways and workers on Kubernetes."""

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# What the tests of Docker need where no registry is reachable: one image, runcast-test/debian, with
+# the distribution's own Python, Redis, HAProxy and Prometheus, and with the wheels that Runcast's
+# image is built from. Folders and owners are laid out as the official images have them.
+#
+#   tests/support/images.sh prepare      make its parts, in build/images; needs a Debian mirror and PyPI
+#   tests/support/images.sh load         into the engine that answers; needs no network
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+parts=build/images
+system=$parts/debian-$(sha256sum "${BASH_SOURCE[0]}" | head -c 12).tar
+packages=$parts/packages-$(cat pyproject.toml constraints.txt "${BASH_SOURCE[0]}" | sha256sum | head -c 12)
+python=${PYTHON:-python3}
+[[ ! -x .venv/bin/python ]] || python=.venv/bin/python
+
+prepare() {
+  mkdir -p "$parts"
+  if [[ ! -s $system ]]; then
+    echo "Making a Debian of packages: some 40 seconds …" >&2
+    rm -f "$parts"/debian-*
+    local work=$parts
+    [[ ! -w /dev/shm ]] || work=/dev/shm # without waiting for the disk after each package
+    TMPDIR=$work mmdebstrap --quiet --format=tar --variant=minbase \
+      --include=python3,python3-venv,redis-server,redis-sentinel,haproxy,prometheus \
+      --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+      --dpkgopt='path-exclude=/usr/share/javascript/*' --dpkgopt='path-exclude=/usr/share/nodejs/*' \
+      --customize-hook='mkdir -p "$1/data" "$1/prometheus" && chown 999:999 "$1/data" && chown 65534:65534 "$1/prometheus"' \
+      bookworm "$system.new"
+    mv "$system.new" "$system"
+  fi
+  if [[ ! -d $packages ]]; then
+    echo "Fetching wheels …" >&2
+    rm -rf "$parts"/packages-*
+    mkdir -p "$packages.new/etc" "$packages.new/wheels"
+    "$python" - >"$parts/requirements.txt" <<'END'
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)
+print(*project["build-system"]["requires"], *project["project"]["dependencies"], sep="\n")
+print("async-timeout")  # of redis, for the distribution's Python 3.11.2
+END
+    "$python" -m pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version 3.11 \
+      -c constraints.txt -r "$parts/requirements.txt" -d "$packages.new/wheels"
+    printf '[global]\nno-index = true\nfind-links = /wheels\n' >"$packages.new/etc/pip.conf"
+    mv "$packages.new" "$packages"
+  fi
+}
+
+load() {
+  local container
+  docker import "$system" runcast-test/debian >/dev/null
+  container=$(docker create runcast-test/debian true)
+  tar --create --directory "$packages" . | docker cp - "$container:/"
+  docker commit "$container" runcast-test/debian >/dev/null
+  docker rm "$container" >/dev/null
+}
+
+"$1"
