@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types unit integration containers integrations critical chaos web conformance browser bench docs audit clean
+.PHONY: help run test check lint format types unit integration containers integrations critical chaos web conformance browser compose up down bench docs audit clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 WEB := tests/web
 CONFORMANCE := tests/conformance
 ARGS ?=
+# Of compose/docker-compose.yml; absent: all of them.
+SERVICES ?=
+COMPOSE := docker compose --file compose/docker-compose.yml
 # Test processes: more than two cores' worth, because most tests wait for a socket.
 JOBS ?= 4
 PYTEST := $(BIN)/python -m pytest -q
@@ -74,6 +77,17 @@ conformance: $(VENV)/.test $(CONFORMANCE)/.installed ## The official clients of 
 browser: $(VENV)/.browser ## The chat page in a real headless Chromium
 	$(PYTEST) -n 2 tests/browser $(ARGS)
 
+compose: $(VENV)/.compose ## The images and the fleet of compose/ in Docker, gateways killed in turn
+	@$(ENGINE) $(PYTEST) tests/compose $(ARGS) $(UNLESS_NONE)
+
+up: ## A whole fleet in Docker (ARGS="--scale gateway=5", SERVICES="haproxy worker": these and what they need)
+	@compose/secrets.sh
+	$(COMPOSE) build
+	$(COMPOSE) up --detach --wait $(ARGS) $(SERVICES)
+
+down: ## Drain it and stop it; its data stay (ARGS=--volumes: not even those)
+	$(COMPOSE) --profile '*' down $(ARGS)
+
 bench: $(VENV)/.bench ## Measure this machine against a floor and peers; about ten minutes (ARGS="--quick", ARGS="delivery idle")
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
@@ -100,6 +114,9 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.browser: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[test,browser]' && touch $@ $(VENV)/.test $(VENV)/.run
+
+$(VENV)/.compose: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test,compose]' && touch $@ $(VENV)/.test $(VENV)/.run
 
 $(VENV)/.integrations: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[test,integrations]' && touch $@ $(VENV)/.test $(VENV)/.run

@@ -60,9 +60,7 @@ END
 write sentinel.conf <<END
 port 26379
 dir /data
-sentinel resolve-hostnames yes
-sentinel announce-hostnames yes
-sentinel monitor runcast redis 6379 2
+sentinel monitor runcast MASTER 6379 2
 sentinel auth-user runcast sentinel
 sentinel auth-pass runcast $(key redis_sentinel)
 sentinel down-after-milliseconds runcast 5000

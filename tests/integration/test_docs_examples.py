@@ -50,6 +50,7 @@ PAGES = (
 ELSEWHERE = {
     "docs/how-to/bring-your-framework.md": "tests/integrations/test_docs_page.py",
     "docs/how-to/trace-a-run.md": "tests/integrations/test_docs_page.py",
+    "docs/how-to/run-with-docker.md": "tests/compose/test_docs_page.py",
     "docs/how-to/use-ai-sdk.md": "tests/conformance/test_docs_examples.py",
 }
 """Pages with ``console`` blocks that another test runs, because of what has to be installed."""
