@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 parts=build/images
 system=$parts/debian-$(sha256sum "${BASH_SOURCE[0]}" | head -c 12).tar
-packages=$parts/packages-$(sha256sum pyproject.toml constraints.txt | sha256sum | head -c 12)
+packages=$parts/packages-$(cat pyproject.toml constraints.txt "${BASH_SOURCE[0]}" | sha256sum | head -c 12)
 python=${PYTHON:-python3}
 [[ ! -x .venv/bin/python ]] || python=.venv/bin/python
 
@@ -37,6 +37,7 @@ import tomllib
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)
 print(*project["build-system"]["requires"], *project["project"]["dependencies"], sep="\n")
+print("async-timeout")  # of redis, for the distribution's Python 3.11.2
 END
     "$python" -m pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version 3.11 \
       -c constraints.txt -r "$parts/requirements.txt" -d "$packages.new/wheels"
