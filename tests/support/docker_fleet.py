@@ -129,9 +129,15 @@ class DockerFleet:
         return self.docker("compose", "--file", "compose/docker-compose.yml", *arguments)
 
     def up(self, arguments: str = "", **env: str) -> None:
-        """``make up``; what it wrote, and the fleet's logs, when that fails."""
+        """``make up``; what it wrote, and the fleet's logs, when that fails.
+
+        It is tried twice: on a machine that stands still a container may not be healthy in time.
+        """
         try:
-            self.run("make", "up", f"ARGS={arguments}", **env)
+            try:
+                self.run("make", "up", f"ARGS={arguments}", **env)
+            except Failed:
+                self.run("make", "up", f"ARGS={arguments}", **env)
         except Failed as failed:
             raise Failed(f"{failed}\n{self.compose('logs', '--tail', '15')}") from None
 
