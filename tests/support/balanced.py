@@ -79,7 +79,7 @@ class Balanced:
         while await asyncio.to_thread(self.connections) < there:
             assert time.monotonic() < deadline, f"not all of {there} clients came back"
             await asyncio.sleep(0.2)
-        told = re.search(r"draining\s+sockets=(\d+)", gateway.process.printed())
+        told = re.search(r"draining .*\bsockets=(\d+)", gateway.process.printed())
         assert told is not None, gateway.process.printed()
         return Drain(began, int(told[1]))
 
