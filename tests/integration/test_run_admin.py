@@ -266,6 +266,8 @@ async def test_an_operator_of_a_tenant_finds_that_tenants_runs_only(
         ("/runs?limit=501", "invalid_page"),
         ("/runs?after=128.0", "invalid_page"),
         ("/runs?after=5", "invalid_page"),
+        ("/runs?after=", "invalid_page"),
+        ("/runs?limit=", "invalid_page"),
         ("/runs?after=0.99999999999999999999", "invalid_page"),
         ("/runs?run_id=", "invalid_run_id"),
         (f"{of('r1')}?after=x", "invalid_after"),
