@@ -60,15 +60,7 @@ class Emitter:
         self.posts = Posts(self)
         self._sink, self._voice = sink, voice
         self._composer = Composer(
-            events.Envelope(
-                user_id=claim.owner.user,
-                thread_id=claim.thread_id,
-                run_id=claim.run_id,
-                agent_name=claim.agent,
-                parent_run_id=claim.parent_run_id,
-                attempt=claim.attempt,
-                traceparent=claim.traceparent,
-            ),
+            claim.envelope,
             run_id=claim.run_id,
             lifecycle=self.lifecycle,
             seq=claim.seq,

@@ -73,7 +73,7 @@ _FIGURES: Final = struct(
         }),
         "latency_ms": _LATENCY,
         "latency_buckets": {"type": "array", "items": {
-            "type": "array", "prefixItems": [NUMBER, COUNT], "minItems": 2, "maxItems": 2}},
+            "type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}},
         "refused": COUNTS,
         "webhooks": COUNTS,
     },

@@ -38,7 +38,7 @@ from gateway.dialects.ai_sdk_request import TRIGGERS
 from gateway.event_batch import MAX_EVENTS, SCOPES
 from gateway.handshake import CREDENTIALS, STREAM_PATH
 from gateway.history import MOST
-from gateway.run_admin import MOST_RUNS
+from gateway.run_admin import MOST_RUNS, PLACE
 from gateway.tickets import TICKET_SECONDS
 from gateway.user_api import PREFIX
 
@@ -348,7 +348,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     f"{ADMIN}/connections/slow": _looking("slow"),
     f"{ADMIN}/runs": _operating(
         "runs", {400: ("invalid_page", "invalid_run_id")},
-        after={"type": "string", "pattern": r"^\d{1,3}\.\d{1,19}$"},
+        after={"type": "string", "pattern": f"^{PLACE}$"},
         limit={"type": "integer", "minimum": 1, "maximum": MOST_RUNS}, run_id=ID,
     ),
     f"{ADMIN}/users/{{user_id}}/runs/{{run_id}}": _operating(

@@ -108,6 +108,7 @@ class ChatClient:
         self._keeper: asyncio.Task[None] | None = None
         self._refresher: asyncio.Task[None] | None = None
         self._failure: ChatError | None = None
+        self._over = False
         self.hello: dict[str, Any] = {}
         """The payload of the present connection's ``connection_established``."""
 
@@ -219,14 +220,14 @@ class ChatClient:
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """Every frame as it came, control frames included; else as :meth:`events`."""
         while True:
-            frame = await self._inbox.get()
-            if frame is None:
-                self._inbox.put_nowait(None)  # it is over for later readers as well
+            if self._over and self._inbox.empty():
                 if self._failure is not None:
                     raise self._failure
                 return
-            self._texts.take(frame)
-            yield frame
+            frame = await self._inbox.get()
+            if frame is not None:
+                self._texts.take(frame)
+                yield frame
 
     async def _connect(self, session: aiohttp.ClientSession, token: str) -> Socket:
         """A connection whose first frame has been taken, and on which is sent what is open."""
@@ -298,9 +299,9 @@ class ChatClient:
     def _end(self) -> None:
         """No reader and no caller waits for what cannot come."""
         self._requests.fail(self._failure or Closed(1000, "normal"))
-        if self._inbox.full():
-            self._inbox.get_nowait()
-        self._inbox.put_nowait(None)
+        self._over = True
+        if self._inbox.empty():
+            self._inbox.put_nowait(None)
 
     async def _receive(self, frame: Frame) -> None:
         kind, payload = frame.get("type"), payload_of(frame)

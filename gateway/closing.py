@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from broker.events import AGENT_COMPLETED, TOOL_COMPLETED, encode
+from broker.events import AGENT_COMPLETED, TOOL_COMPLETED
 from broker.lifecycle import FLAGS, State, missing
 from broker.publication import Publication
 from broker.redis.records import Claim
@@ -24,7 +24,7 @@ REASONS: Final[Mapping[str, str]] = {
 
 def closing(claim: Claim, *, status: str, code: str, epoch_ms: int) -> list[Publication]:
     """What to publish, in order, to end the run that was taken over."""
-    seq, sent = claim.seq, claim.sent
+    seq, sent, envelope = claim.seq, claim.sent, claim.envelope
     publications = []
     for call_id, call in claim.open_calls.items():
         seq += 1
@@ -41,7 +41,7 @@ def closing(claim: Claim, *, status: str, code: str, epoch_ms: int) -> list[Publ
             Publication(
                 seq=seq,
                 event_type=TOOL_COMPLETED,
-                body=_body(claim, TOOL_COMPLETED, seq, payload, epoch_ms),
+                body=envelope.encode(TOOL_COMPLETED, payload, epoch_ms=epoch_ms, seq=seq),
                 state=State.RUNNING,
                 sent=sent,
                 call_closed=call_id,
@@ -61,7 +61,7 @@ def closing(claim: Claim, *, status: str, code: str, epoch_ms: int) -> list[Publ
         Publication(
             seq=seq,
             event_type=AGENT_COMPLETED,
-            body=_body(claim, AGENT_COMPLETED, seq, payload, epoch_ms),
+            body=envelope.encode(AGENT_COMPLETED, payload, epoch_ms=epoch_ms, seq=seq),
             state=State.COMPLETED,
             sent=sent,
             status=status,
@@ -73,19 +73,3 @@ def closing(claim: Claim, *, status: str, code: str, epoch_ms: int) -> list[Publ
 def _with(sent: str, event_type: str) -> str:
     letters = sent + FLAGS[event_type]
     return "".join(flag for flag in FLAGS.values() if flag in letters)
-
-
-def _body(claim: Claim, event_type: str, seq: int, payload: dict[str, Any], epoch_ms: int) -> bytes:
-    return encode(
-        event_type=event_type,
-        user_id=claim.owner.user,
-        thread_id=claim.thread_id,
-        run_id=claim.run_id,
-        agent_name=claim.agent,
-        epoch_ms=epoch_ms,
-        payload=payload,
-        seq=seq,
-        parent_run_id=claim.parent_run_id,
-        attempt=max(1, claim.attempt),
-        traceparent=claim.traceparent,
-    )

@@ -9,6 +9,7 @@ from typing import Any, Final
 from broker import events
 from broker.channels import Owner, Scope
 from gateway.handshake import BadRequest, named_id
+from gateway.session import MAX_NESTING, too_deep
 
 MAX_EVENTS: Final = 100
 """Events and deltas of one request: they share a pipeline, and nobody waits long for it."""
@@ -86,6 +87,8 @@ def _opening(fields: object) -> Opening:
     metadata = fields.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
         raise _bad("open.metadata is an object")
+    if too_deep(fields.get("content")) or too_deep(metadata):
+        raise _bad(f"open: nested deeper than {MAX_NESTING} levels")
     scope, parent = fields.get("scope"), fields.get("parent_run_id")
     if scope is not None and scope not in SCOPES:
         raise BadRequest("invalid_scope", f"scope: one of {', '.join(SCOPES)}")

@@ -35,7 +35,8 @@ RUNS: Final = 100
 MOST_PAGES: Final = 8
 """Of a log for one answer: a run is watched in steps, and its user's log may be long."""
 
-_PLACE: Final = re.compile(r"(\d{1,9})\.(\d{1,20})", re.ASCII)
+PLACE: Final = "([0-9]{1,9})[.]([0-9]{1,20})"
+"""A regular expression of where a page ended."""
 
 
 async def runs(request: web.Request) -> web.Response:
@@ -136,7 +137,8 @@ async def _found(node: Node, owner: Owner, request: web.Request) -> RunSeen:
 
 
 def _page(node: Node, after: str | None, limit: str | None) -> tuple[Place | None, int]:
-    place, most = _PLACE.fullmatch(after or "0.0"), limit or str(RUNS)
+    place = re.fullmatch(PLACE, "0.0" if after is None else after)
+    most = str(RUNS) if limit is None else limit
     if place is None or int(place[1]) >= node.keys.partitions or int(place[2]) >= 1 << 64:
         raise BadRequest("invalid_page", "after is that of the page before")
     if not most.isascii() or not most.isdecimal() or not 1 <= int(most) <= MOST_RUNS:

@@ -221,7 +221,7 @@ def _input(ref: str | None, payload: dict[str, Any]) -> UserInput:
     request_id = _checked(payload, "request_id", ref=ref)
     if "content" not in payload:
         raise FrameError("bad_frame", "content is required", ref=ref)
-    if _too_deep(payload["content"]):
+    if too_deep(payload["content"]):
         raise FrameError("bad_frame", f"nested deeper than {MAX_NESTING} levels", ref=ref)
     return UserInput(ref, run_id, request_id, payload["content"])
 
@@ -246,7 +246,7 @@ def _message(ref: str | None, payload: dict[str, Any]) -> SendMessage:
         metadata = {}
     if not isinstance(metadata, dict):
         raise FrameError("bad_frame", "metadata must be an object", ref=ref)
-    if _too_deep(content) or _too_deep(metadata):
+    if too_deep(content) or too_deep(metadata):
         raise FrameError("bad_frame", f"nested deeper than {MAX_NESTING} levels", ref=ref)
     optional = {
         name: _checked(payload, name, ref=ref) if payload.get(name) is not None else None
@@ -255,7 +255,8 @@ def _message(ref: str | None, payload: dict[str, Any]) -> SendMessage:
     return SendMessage(ref, content, optional["thread_id"], optional["agent"], metadata)
 
 
-def _too_deep(value: Any) -> bool:
+def too_deep(value: Any) -> bool:
+    """Whether a value of a client's is nested deeper than :data:`MAX_NESTING` levels."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_NESTING):
         if not level:

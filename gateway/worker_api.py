@@ -23,7 +23,6 @@ from broker.errors import (
     RunNotFound,
     SequenceGap,
 )
-from broker.events import Envelope
 from broker.lifecycle import Lifecycle, State
 from broker.redis.broker import Broker
 from broker.redis.holdings import Holding
@@ -168,15 +167,7 @@ def _composer(claim: Claim, max_event_bytes: int) -> Composer:
     """Taken up where the run's record says it is; the calls in the order in which they began."""
     calls = sorted(claim.open_calls.items(), key=lambda call: (call[1].since_ms, call[0]))
     return Composer(
-        Envelope(
-            user_id=claim.owner.user,
-            thread_id=claim.thread_id,
-            run_id=claim.run_id,
-            agent_name=claim.agent,
-            parent_run_id=claim.parent_run_id,
-            attempt=claim.attempt,
-            traceparent=claim.traceparent,
-        ),
+        claim.envelope,
         run_id=claim.run_id,
         lifecycle=Lifecycle(
             claim.state,

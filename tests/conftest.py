@@ -15,7 +15,14 @@ from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway.app import Gateway
 from tests.support.seeds import SEED
-from tests.support.servers import OPERATOR_KEY, SECRET, WORKER_KEY, Redis, running_redis
+from tests.support.servers import (
+    OPERATOR_KEY,
+    READY_SECONDS,
+    SECRET,
+    WORKER_KEY,
+    Redis,
+    running_redis,
+)
 
 # A property has its test's ten seconds, not a part of them for each example: machines are shared.
 # A run with a seed is asked for the same cases again, of every property.
@@ -62,7 +69,7 @@ def settings(redis_url: str, prefix: str) -> Settings:
 @pytest.fixture
 async def broker(settings: Settings, redis_url: str) -> AsyncIterator[Broker]:
     client = new_client(redis_url, name="test")
-    await client.start()
+    await client.start(timeout_seconds=READY_SECONDS)
     yield Broker(client, keys=Keys(settings.prefix), limits=Limits.of(settings))
     await client.stop()
 

@@ -11,6 +11,7 @@ import orjson
 from redis.exceptions import ResponseError
 
 from broker.channels import Channel, Keys, Owner, Scope
+from broker.events import Envelope
 from broker.lifecycle import State
 from broker.limits import Allowance
 from broker.trace_context import TraceContext, from_stored
@@ -135,6 +136,19 @@ class Claim:
     def traceparent(self) -> str | None:
         """What its events bear."""
         return None if self.trace is None else self.trace.traceparent
+
+    @property
+    def envelope(self) -> Envelope:
+        """What all events of this attempt have in common."""
+        return Envelope(
+            user_id=self.owner.user,
+            thread_id=self.thread_id,
+            run_id=self.run_id,
+            agent_name=self.agent,
+            parent_run_id=self.parent_run_id,
+            attempt=self.attempt,
+            traceparent=self.traceparent,
+        )
 
 
 @dataclass(frozen=True, slots=True)

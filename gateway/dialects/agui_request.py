@@ -9,6 +9,7 @@ from typing import Any, Final
 from broker.channels import check_id, decode_id, encode_id
 from broker.events import INPUT_REQUIRED
 from gateway.handshake import BadRequest
+from gateway.session import MAX_NESTING, too_deep
 
 PASSED_ON: Final = ("state", "tools", "context", "forwardedProps")
 """Fields that the agent finds in ``run.metadata["agui"]``."""
@@ -95,6 +96,8 @@ def read(fields: Mapping[str, Any], *, resumes: bool, resumed: bool) -> Asked:
 
     Unknown fields are ignored: AG-UI leaves room for them.
     """
+    if too_deep(fields):
+        raise _bad(f"nested deeper than {MAX_NESTING} levels")
     messages = _objects("messages", fields.get("messages"))
     if not all(isinstance(each.get("role"), str) for each in messages):
         raise _bad("messages: each has a role")

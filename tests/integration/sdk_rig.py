@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from agents_sdk import Run
 from agents_sdk.ids import new_id
 from broker.channels import Owner, Scope
 from broker.redis.broker import Broker
@@ -32,6 +33,20 @@ async def until(
             if held if isinstance(held, bool) else await held:
                 return
             await asyncio.sleep(0.005)
+
+
+async def five(run: Run) -> str:
+    """An agent that sends all five events."""
+    await run.think("about it")
+    async with run.tool("lookup") as call:
+        call.result = 1
+    return "done"
+
+
+async def waits(run: Run) -> None:
+    """An agent that ends when it is told to."""
+    await run.think("until you stop me")
+    await asyncio.Event().wait()
 
 
 async def ask(

@@ -14,7 +14,7 @@ from broker.config import Settings
 from broker.redis.broker import Broker
 from gateway import chat_socket
 from gateway.app import Gateway
-from tests.support.clients import eventually
+from tests.support.clients import PATIENCE_SECONDS, eventually
 from tests.support.servers import token
 
 PIECE = "x" * 16_000
@@ -229,7 +229,7 @@ async def test_a_slow_socket_gets_all_of_each_request_in_bounded_memory(
         outputs = dict.fromkeys(refs, 0)
         sequences = dict.fromkeys(refs, -1)
         ended: set[str] = set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(ended) < len(refs):
                 most = max(most, mine.unsent + mine.outbox._size)
                 frame = json.loads(await socket.receive_str())

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from gateway.client import BadFrame, ChatClient, Closed, ConnectionRefused, Rejected
+from tests.support.clients import eventually
 
 Line = Callable[["Connection"], Awaitable[None]]
 
@@ -128,6 +129,27 @@ async def test_it_resumes_from_its_cursor_and_gives_every_event_once() -> None:
         assert server.connections[0].query == {"mode": "main", "thread_id": "t"}
         assert server.connections[1].query["after"] == "5-10"
         assert chat.cursor == "6-1"
+
+
+async def test_what_was_received_before_the_end_is_read_to_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when there was no room for more; and whoever reads later is told of the end too."""
+    monkeypatch.setattr("gateway.client.INBOX_FRAMES", 3)
+
+    async def first(here: Connection) -> None:
+        await here.hello("4-0")
+        for cursor in ("5-0", "5-1", "5-2"):
+            await here.event(cursor)
+        await here.ws.close(code=4403)
+
+    async with serving(first) as server, client(server, mode="main") as chat:
+        assert (await anext(chat.frames()))["type"] == "connection_established"
+        await eventually(lambda: chat._keeper is not None and chat._keeper.done())
+        assert await ids(chat, "5-2") == ["5-0", "5-1", "5-2"]
+        for _ in range(2):
+            with pytest.raises(Closed):
+                await anext(chat.events())
 
 
 async def test_an_unanswered_message_is_sent_again_under_the_same_id() -> None:

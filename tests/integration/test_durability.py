@@ -42,7 +42,7 @@ from tests.integration.test_streamed_text import Reader
 from tests.support.chaos import QUICK_SECONDS
 from tests.support.clients import Client
 from tests.support.redis_cluster import cluster_redis
-from tests.support.servers import READY_SECONDS, SECRET, Redis
+from tests.support.servers import IN_CONTAINERS, READY_SECONDS, SECRET, Redis
 
 Event = dict[str, Any]
 T = TypeVar("T")
@@ -711,6 +711,7 @@ async def test_a_demoted_master_is_left_and_not_hammered(
     assert took < QUICK_SECONDS, f"{took:.2f} s until the next event"
 
 
+@pytest.mark.skipif(IN_CONTAINERS, reason="it is about one program of this machine")
 async def test_a_demoted_redis_6_is_known_as_such(
     monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:

@@ -9,6 +9,7 @@ from itertools import cycle
 from typing import Any, Self
 
 import aiohttp
+import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -36,6 +37,8 @@ RETURNED: Event = {
     "type": "tool_completed",
     "payload": {"tool": "sum", "call_id": "c1", "result": 3},
 }
+DEEP = orjson.loads("[" * 300 + "]" * 300)
+"""Can be read, and not written again."""
 ENDED: Event = {"type": "agent_completed", "payload": {"complete": True, "response": "3"}}
 WHOLE = (STARTED, THOUGHT, CALLED, RETURNED, ENDED)
 
@@ -592,6 +595,8 @@ async def test_an_id_is_not_another_users_in_the_same_partition(
         ({"open": {"agent_name": "a", "scope": "connection"}}, "invalid_scope"),
         ({"open": {"agent_name": "a", "scope": []}}, "invalid_scope"),
         ({"open": {"agent_name": "a", "metadata": 1}}, "bad_body"),
+        ({"open": {"agent_name": "a", "content": DEEP}}, "bad_body"),
+        ({"open": {"agent_name": "a", "metadata": {"a": DEEP}}}, "bad_body"),
         ({"open": {"agent_name": "a", "thread_id": "\n"}}, "invalid_thread_id"),
     ],
 )

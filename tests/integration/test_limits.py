@@ -66,7 +66,7 @@ async def test_connections_are_counted_over_the_fleet(settings: Settings, broker
                 assert told[3] == "at most 3 connections per user"
             async with connected(Client(one, "bob")):
                 pass
-            assert await seats(broker) == 3
+            await seats_are(broker, 3)
         await seats_are(broker, 0)
         async with connected(Client(other), Client(other), Client(one)):
             pass

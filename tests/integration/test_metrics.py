@@ -22,7 +22,7 @@ from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec
 from gateway.app import Gateway
 from gateway.metrics import METRICS, STAGES
-from tests.integration.sdk_rig import ALICE, ask, ended, until
+from tests.integration.sdk_rig import ALICE, ask, ended, five, until, waits
 from tests.support.clients import Client, eventually
 from tests.support.limits import refusal
 from tests.support.ports import free_port
@@ -62,23 +62,13 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def worker(settings: Settings) -> Worker:
     worker = Worker(settings=settings, concurrency=7)
-
-    @worker.agent("five")
-    async def five(run: Run) -> str:
-        await run.think("about it")
-        async with run.tool("lookup") as call:
-            call.result = 1
-        return "done"
+    worker.agent("five")(five)
+    worker.agent("waits")(waits)
 
     @worker.agent("lazy")
     async def lazy(run: Run) -> str:
         await run.think("no tool for me")
         return "done"
-
-    @worker.agent("waits")
-    async def waits(run: Run) -> None:
-        await run.think("until you stop me")
-        await asyncio.Event().wait()
 
     return worker
 

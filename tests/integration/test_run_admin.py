@@ -266,6 +266,8 @@ async def test_an_operator_of_a_tenant_finds_that_tenants_runs_only(
         ("/runs?limit=501", "invalid_page"),
         ("/runs?after=128.0", "invalid_page"),
         ("/runs?after=5", "invalid_page"),
+        ("/runs?after=", "invalid_page"),
+        ("/runs?limit=", "invalid_page"),
         ("/runs?after=0.99999999999999999999", "invalid_page"),
         ("/runs?run_id=", "invalid_run_id"),
         (f"{of('r1')}?after=x", "invalid_after"),
@@ -390,3 +392,19 @@ async def test_the_fleets_figures_have_buckets_to_subtract(base: str, broker: Br
         ((edge, count),) = await eventually_async(buckets)
     assert edge > 0
     assert count == 1
+
+
+async def test_a_run_is_not_told_under_another_users_name(base: str, broker: Broker) -> None:
+    """Nor stopped: of two users whose keys are in one partition, say."""
+    mine = broker.keys.partition(Owner("", "alice"))
+    neighbour = next(
+        name
+        for name in map("user{}".format, range(100_000))
+        if broker.keys.partition(Owner("", name)) == mine
+    )
+    await begun(broker, "r1")
+    assert (await call(base, "GET", of("r1", neighbour)))[1]["code"] == "run_not_found"
+    status, _ = await call(base, "POST", f"{of('r1', neighbour)}/stop")
+    assert status == 404
+    assert (await broker.run(Owner("", "alice"), "r1"))["state"] == "queued"
+    assert (await call(base, "GET", "/audit"))[1]["entries"] == []

@@ -12,7 +12,7 @@ from agents_sdk import ConfigurationError, Run, Worker
 from agents_sdk.metrics import METRICS
 from broker.config import Settings
 from broker.redis.broker import Broker
-from tests.integration.sdk_rig import ALICE, ask, ended, expire, faulty_network
+from tests.integration.sdk_rig import ALICE, ask, ended, expire, faulty_network, five, waits
 from tests.support.ports import free_port
 from tests.support.promql import promtool, row_of
 from tests.support.scraping import scrape, scraped
@@ -29,19 +29,8 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def worker(settings: Settings) -> Worker:
     worker = Worker(settings=settings, concurrency=4)
-
-    @worker.agent("five")
-    async def five(run: Run) -> str:
-        await run.think("about it")
-        async with run.tool("lookup") as call:
-            call.result = 1
-        return "done"
-
-    @worker.agent("waits", retries=1)
-    async def waits(run: Run) -> None:
-        await run.think("until you stop me")
-        await asyncio.Event().wait()
-
+    worker.agent("five")(five)
+    worker.agent("waits", retries=1)(waits)
     return worker
 
 

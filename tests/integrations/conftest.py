@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+import structlog
 
 from tests.support.servers import Fleet, Redis, running_fleet
 
@@ -21,6 +22,13 @@ class System:
         if module not in self.serving:
             self.fleet.worker(f"{module}:worker")
             self.serving.add(module)
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """A failed agent's traceback is not what is tested, and a long one takes seconds to draw."""
+    with structlog.testing.capture_logs():
+        yield
 
 
 @pytest.fixture(scope="session")

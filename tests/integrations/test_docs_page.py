@@ -6,7 +6,7 @@ import pytest
 
 from tests.integration.test_docs_examples import Reader, Session
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize("page", ["bring-your-framework.md", "trace-a-run.md"])

@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import structlog
 from agents import (
     Agent,
     RunConfig,
@@ -35,20 +34,17 @@ from agents_sdk import Run, current_run
 from agents_sdk.integrations.openai_agents import RunEventHooks, stream_run
 from agents_sdk.recording import RecordingHost
 from agents_sdk.testing import Event, expect, run_agent
+from tests.integrations import behaviour
 from tests.integrations.conftest import System
 from tests.support.clients import Client, Frame, eventually, payload_of, streamed
 from tests.support.openai_agents_worker import delete, reporter, scripted, triage, weather
 
-pytestmark = pytest.mark.timeout(300)  # a worker that imports a framework starts slowly
+pytestmark = [
+    pytest.mark.timeout(300),  # a worker that imports a framework starts slowly
+    pytest.mark.usefixtures("quiet"),
+]
 
 WORKER = "tests.support.openai_agents_worker"
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """A failed agent's traceback is not what is tested, and a long one takes seconds to draw."""
-    with structlog.testing.capture_logs():
-        yield
 
 
 def kinds(events: list[Frame]) -> list[tuple[str, str]]:
@@ -134,27 +130,12 @@ class TestWhatAClientGets:
 
     async def test_a_stop_reaches_a_tool(self, system: System) -> None:
         system.serve(WORKER)
-        async with Client(system.base, "oa-stop") as client:
-            run_id = await client.ask("Wait", agent="openai waiting")
-            await client.first("tool_executing", call_id="call_wait")
-            await client.send("stop_agent", {"run_id": run_id}, ref="s1")
-            payload = payload_of(await client.completed(run_id))
-            assert (payload["status"], payload["error"]["code"]) == ("cancelled", "stopped")
-            closed = payload_of(await client.first("tool_completed", call_id="call_wait"))
-            assert (closed["success"], closed["error"]["code"]) == (False, "run_ended")
+        await behaviour.a_stop_reaches_a_tool(system.base, "openai waiting")
 
     async def test_the_user_approves_a_call(self, system: System) -> None:
         system.serve(WORKER)
-        async with Client(system.base, "oa-approval") as client:
-            run_id = await client.ask("Clean up", agent="openai careful")
-            asked = payload_of(await client.first("input_required"))
-            assert asked["prompt"] == 'May careful call delete with {"name":"a.txt"}?'
-            assert asked["schema"] == {"type": "boolean"}
-            answer = {"run_id": run_id, "request_id": asked["request_id"], "content": True}
-            await client.send("user_input", answer, ref="a1")
-            assert payload_of(await client.completed(run_id))["response"] == "Done."
-            done = payload_of(await client.first("tool_completed"))
-            assert (done["call_id"], done["result"]) == ("call_delete", "a.txt is gone")
+        prompt = 'May careful call delete with {"name":"a.txt"}?'
+        await behaviour.the_user_approves_a_call(system.base, "openai careful", prompt=prompt)
 
 
 class TestText:

@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import structlog
 from pydantic import BaseModel
 from pydantic_ai import (
     Agent,
@@ -26,20 +25,17 @@ from pydantic_ai.usage import UsageLimits
 from agents_sdk import Run, current_run
 from agents_sdk.integrations.pydantic_ai import RunEventHandler, stream_run
 from agents_sdk.testing import Event, expect, run_agent
+from tests.integrations import behaviour
 from tests.integrations.conftest import System
 from tests.support.clients import Client, payload_of, streamed
 from tests.support.pydantic_ai_worker import call, reporter, scripted
 
-pytestmark = pytest.mark.timeout(300)  # a worker that imports a framework starts slowly
+pytestmark = [
+    pytest.mark.timeout(300),  # a worker that imports a framework starts slowly
+    pytest.mark.usefixtures("quiet"),
+]
 
 WORKER = "tests.support.pydantic_ai_worker"
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """A failed agent's traceback is not what is tested, and a long one takes seconds to draw."""
-    with structlog.testing.capture_logs():
-        yield
 
 
 async def events_of(
@@ -76,27 +72,12 @@ class TestWhatAClientGets:
 
     async def test_a_stop_reaches_a_tool(self, system: System) -> None:
         system.serve(WORKER)
-        async with Client(system.base, "pa-stop") as client:
-            run_id = await client.ask("Wait", agent="pydantic waiting")
-            await client.first("tool_executing", call_id="call_wait")
-            await client.send("stop_agent", {"run_id": run_id}, ref="s1")
-            payload = payload_of(await client.completed(run_id))
-            assert (payload["status"], payload["error"]["code"]) == ("cancelled", "stopped")
-            closed = payload_of(await client.first("tool_completed", call_id="call_wait"))
-            assert (closed["success"], closed["error"]["code"]) == (False, "run_ended")
+        await behaviour.a_stop_reaches_a_tool(system.base, "pydantic waiting")
 
     async def test_the_user_approves_a_call(self, system: System) -> None:
         system.serve(WORKER)
-        async with Client(system.base, "pa-approval") as client:
-            run_id = await client.ask("Clean up", agent="pydantic careful")
-            asked = payload_of(await client.first("input_required"))
-            assert asked["prompt"] == 'May pydantic careful call delete with {"name":"a.txt"}?'
-            assert asked["schema"] == {"type": "boolean"}
-            answer = {"run_id": run_id, "request_id": asked["request_id"], "content": True}
-            await client.send("user_input", answer, ref="a1")
-            assert payload_of(await client.completed(run_id))["response"] == "Done."
-            done = payload_of(await client.first("tool_completed"))
-            assert (done["call_id"], done["result"]) == ("call_delete", "a.txt is gone")
+        prompt = 'May pydantic careful call delete with {"name":"a.txt"}?'
+        await behaviour.the_user_approves_a_call(system.base, "pydantic careful", prompt=prompt)
 
 
 class TestText:

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.clients import Client, Frame
+from tests.support.clients import Client, Frame, eventually
 from tests.support.otlp_receiver import Collector, Received
 from tests.support.servers import (
     SECRET,
@@ -412,6 +412,64 @@ async def test_a_client_forces_nothing_to_be_recorded_unless_it_may(
         assert await asyncio.to_thread(worker.end) == 0
         assert await asyncio.to_thread(fleet.processes[0].end) == 0
     assert bool(collector.spans) == recorded
+
+
+async def test_a_program_s_own_provider_is_used_and_its_spans_are_events_once(
+    own_redis: Redis, collector: Collector
+) -> None:
+    """``RunSpanProcessor`` tells what instrumented code does, and passes over Runcast's spans."""
+    with running_fleet(own_redis, RUNCAST_TRACING="on", **collector.env) as fleet:
+        base = await asyncio.to_thread(fleet.gateway)
+        worker = fleet.worker_process("tests.support.own_provider_worker:worker")
+        await eventually(lambda: worker.runs() and " serves " in worker.printed())
+        async with Client(base, USER) as client:
+            await client.first("live")
+            run_id = await client.ask(CONTENT, agent="instrumented")
+            await client.completed(run_id)
+            events = client.events()
+        spans = await collector.until(
+            lambda spans: (
+                any(each.name == "invoke_agent instrumented" for each in spans)
+                and any(each.name == "accept message" for each in spans)
+            )
+        )
+    tools = [each["payload"]["tool"] for each in events if each["type"] == "tool_executing"]
+    assert tools == ["own", "theirs", "rows"], "each of them once"
+    told = [each["payload"]["thoughts"] for each in events if each["type"] == "agent_thinking"]
+    assert told == ["Asking model-x"], "and no sub-agent for a thought"
+    run = only(spans, "invoke_agent instrumented")
+    assert (run.service, run.instance) == ("my-agents", "mine")
+    assert only(spans, "GET").parent == only(spans, "execute_tool own").id
+    assert only(spans, "execute_tool theirs").parent == run.id
+    assert only(spans, "execute_tool rows").parent == run.id
+    assert {each.parent for each in spans if each.name == "between"} == {run.id}, "not the tool's"
+    assert only(spans, "chat model-x").parent == only(spans, "invoke_agent helper").id
+    assert len({each.trace_id for each in spans}) == 1
+
+
+async def test_a_worker_alone_judges_what_a_client_says(
+    own_redis: Redis, collector: Collector
+) -> None:
+    """Its gateway does not trace: the client's context comes as it is, and so does its flag."""
+    with running_fleet(own_redis, **collector.env) as fleet:
+        base = await asyncio.to_thread(fleet.gateway)
+        fleet.settings["RUNCAST_TRACING"] = "on"
+        await asyncio.to_thread(fleet.worker, WORKER)
+        trace_id, span_id, traceparent = client_context(flags="00")
+        async with Client(base, USER) as client:
+            await client.first("live")
+            metadata = {"traceparent": traceparent}
+            await client.completed(await client.ask(CONTENT, agent="headers", metadata=metadata))
+            await client.completed(await client.ask(CONTENT, ref="m2", agent="headers"))
+        spans = await collector.until(
+            lambda spans: len([s for s in spans if s.name == "invoke_agent headers"]) == 2
+        )
+    of_client = collector.of(trace_id)
+    assert {each.parent for each in of_client} == {span_id}
+    assert {each.name for each in of_client} == {"wait in queue", "invoke_agent headers"}
+    others = [each for each in spans if each.trace_id != trace_id]
+    run = only(others, "invoke_agent headers")
+    assert (run.parent, only(others, "wait in queue").parent) == ("", run.id)
 
 
 async def test_a_collector_that_is_away_holds_nobody_up(own_redis: Redis) -> None:

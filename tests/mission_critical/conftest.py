@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from broker.config import Settings
 from tests.support.servers import Fleet, Redis, running_fleet
 
 
@@ -15,6 +16,12 @@ class System:
     fleet: Fleet
     first: str
     second: str
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Nobody renews the leases of runs that a test keeps itself, however slow the machine is."""
+    return settings.model_copy(update={"lease_seconds": 300})
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from tests.support.balancer import Balancer, balancer
 from tests.support.chaos import Scene, chaos, until
 from tests.support.chaos_members import Member
 from tests.support.chaos_report import Report
+from tests.support.clients import PATIENCE_SECONDS
 from tests.support.history import Place, RunRecord
 from tests.support.journal import FOLDER
 from tests.support.pouring import THREAD
@@ -26,6 +28,14 @@ FIRST_HOST: Final = 2
 """The gateways are at 127.0.0.2, 127.0.0.3 and so on: all of 127.0.0.0/8 is this machine."""
 
 LONGEST_LINE: Final = 1 << 24
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Of one gateway: when it was told (monotonic), and how many connections it had then."""
+
+    told: float
+    sockets: int
 
 
 @dataclass
@@ -56,14 +66,26 @@ class Balanced:
         """Whether everybody whom the name server tells of gets new connections, and nobody else."""
         return self.balancer.up() == len(self.gateways)
 
-    async def drain(self, gateway: Member) -> float:
-        """SIGTERM, and its end; the name server knows of it until then. When it was sent."""
+    async def drain(self, gateway: Member) -> Drain:
+        """SIGTERM, and its end; the name server knows of it until then. All of its clients are
+        elsewhere when this returns."""
+        there = await asyncio.to_thread(self.connections)
         began = time.monotonic()
         gateway.process.popen.send_signal(signal.SIGTERM)
         await until(lambda: gateway.process.popen.poll() is not None, what="the gateway ends")
         assert gateway.process.popen.returncode == 0, gateway.process.printed()
         self.forget(gateway)
-        return began
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while await asyncio.to_thread(self.connections) < there:
+            assert time.monotonic() < deadline, f"not all of {there} clients came back"
+            await asyncio.sleep(0.2)
+        told = re.search(r"draining .*\bsockets=(\d+)", gateway.process.printed())
+        assert told is not None, gateway.process.printed()
+        return Drain(began, int(told[1]))
+
+    def connections(self) -> int:
+        """Of all gateways that the name server tells of."""
+        return sum(each.stats()["connections"]["total"] for each in self.gateways)
 
     def forget(self, gateway: Member) -> None:
         """The name server does not know it any more."""

@@ -92,6 +92,15 @@ class Crowd:
                 if before.draining_at is not None:
                     yield before, next_one
 
+    def longest_away(self) -> float:
+        """Seconds from a draining gateway's goodbye until that client was live again."""
+        away = 0.0
+        for kept in self.kept.values():
+            for number, each in enumerate(kept):
+                if each.draining_at is not None:
+                    away = max(away, min(after.live for after in kept[number + 1 :]) - each.gone)
+        return away
+
     async def _ask(self) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -209,7 +209,7 @@ def network(installation: Installation) -> Iterator[str]:
 
 
 RULES: Final[tuple[Callable[[Installation], Iterator[str]], ...]] = (
-    kubernetes_pods.grace, kubernetes_pods.rollout, kubernetes_pods.probes,
+    kubernetes_pods.images, kubernetes_pods.grace, kubernetes_pods.rollout, kubernetes_pods.probes,
     kubernetes_pods.settings, kubernetes_pods.commands, kubernetes_pods.security,
     disruption, metrics, shrinking, sizes, selectors, entrances, monitoring, network,
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """What must hold of the pods of compose/kubernetes: each rule yields what is wrong."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
@@ -13,9 +14,10 @@ from broker.config import ENV_PREFIX, Settings, load_settings
 from gateway import node, scrape, serve
 from gateway.app import create_app
 from gateway.cli import program
-from tests.support.kubernetes import Installation, Manifest, container, environment, port_of
+from tests.support.kubernetes import FOLDER, Installation, Manifest, container, environment, port_of
 from tests.support.servers import SECRET
 
+DOCKERFILE: Final = FOLDER.parent / "Dockerfile"
 FIELDS: Final = Settings.model_fields
 SECRETS: Final = {
     *(name for name, field in FIELDS.items() if "Secret" in str(field.annotation)),
@@ -72,6 +74,22 @@ def options() -> dict[str, frozenset[str]]:
         name: frozenset(option for parameter in command.params for option in parameter.opts)
         for name, command in group.commands.items()
     }
+
+
+def images(installation: Installation) -> Iterator[str]:
+    """They are those of compose/Dockerfile, run as its user."""
+    text = DOCKERFILE.read_text("utf-8")
+    made = {
+        f"runcast-{name}" for name in re.findall(r"^FROM runtime AS (\w+)$", text, re.MULTILINE)
+    }
+    (user,) = re.findall(r"^USER (\d+:\d+)$", text, re.MULTILINE)
+    for each in installation.all("Deployment"):
+        image = container(each)["image"].partition(":")[0]
+        if image not in made:
+            yield f"nobody makes an image {image}"
+        own = pods(each)["securityContext"]
+        if f"{own['runAsUser']}:{own['runAsGroup']}" != user:
+            yield f"the image is made for {user}"
 
 
 def grace(installation: Installation) -> Iterator[str]:

@@ -19,7 +19,7 @@ from typing import Final
 from docker.errors import APIError, NotFound
 from testcontainers.core.container import DockerContainer
 
-IMAGE: Final = os.environ.get("REDIS_IMAGE", "redis:7.4.7-bookworm")
+IMAGE: Final = os.environ.get("REDIS_IMAGE", "redis:7.2.11-bookworm")
 SERVER: Final = "redis-server"
 LOOK_SECONDS: Final = 0.02
 

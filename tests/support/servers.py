@@ -29,8 +29,9 @@ if IN_CONTAINERS:
 SECRET = "a secret of the tests, long enough for HS256 and for HS512 as well: 64 bytes"
 OPERATOR_KEY = "an operator key of the tests"
 WORKER_KEY = "a worker key of the tests, of 32 bytes or more"
-READY_SECONDS = 60.0
-"""For what others keep both cores from. Like every deadline of the tests it only ends a hang."""
+READY_SECONDS = 100.0
+"""For what others keep both cores from: a program has taken over a minute to start. Like every
+deadline of the tests it only ends a hang."""
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = READY_SECONDS, what: str) -> None:

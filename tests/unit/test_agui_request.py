@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.dialects.agui_request import MOST_ANSWERS, Asked, Interrupt, interrupt_of, read
@@ -49,6 +50,8 @@ def test_who_says_nothing_is_refused(messages: Any) -> None:
         _ = asked(messages=messages).content
 
 
+DEEP = orjson.loads("[" * 300 + "]" * 300)
+"""Can be read, and not written again."""
 NAMED = Interrupt("r", "ch/ild", "q ü", "5-0;=0-3-1f")
 
 
@@ -69,6 +72,8 @@ NAMED = Interrupt("r", "ch/ild", "q ü", "5-0;=0-3-1f")
         ({"resume": [{"interruptId": "r//q/5-0", "status": "resolved"}]}, "interruptId"),
         ({"resume": [{"interruptId": 5, "status": "resolved"}]}, "interruptId"),
         ({"resume": [{}] * (MOST_ANSWERS + 1)}, "most"),
+        ({"state": DEEP}, "nested deeper than 128"),
+        ({"messages": [{"role": "user", "content": DEEP}]}, "nested deeper than 128"),
     ],
 )  # fmt: skip
 def test_anything_else_is_refused_by_name(fields: dict[str, Any], why: str) -> None:

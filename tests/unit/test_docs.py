@@ -66,6 +66,7 @@ def command_options() -> dict[str, frozenset[str]]:
     }
 
 
+@pytest.mark.timeout(300)  # one of them draws a figure: on a busy machine that took two minutes
 def test_generated_parts_are_what_the_code_says(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert generate.generated(text) == text, "stale; run: python docs/generate.py"

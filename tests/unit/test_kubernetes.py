@@ -75,6 +75,8 @@ def test_all_rules_hold() -> None:
 
 
 BROKEN = [
+    (GATEWAY, f"{FIRST}/image", "runcast:3.0.0", "images: nobody makes an image runcast"),
+    (WORKER, f"{POD}/securityContext/runAsGroup", 999, "images: the image is made for"),
     (GATEWAY, f"{POD}/terminationGracePeriodSeconds", 44, "grace: killed before the 45 s"),
     (GATEWAY, f"{FIRST}/env/0/value", "31", "grace: killed before the 46 s"),
     (WORKER, f"{POD}/terminationGracePeriodSeconds", 130, "grace: killed before the 140 s"),
