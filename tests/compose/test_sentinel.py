@@ -21,7 +21,8 @@ def guarded(installation: DockerFleet) -> Iterator[DockerFleet]:
 
 async def test_a_run_begins_and_ends_after_the_masters_death(guarded: DockerFleet) -> None:
     """The client stays connected or comes back, and nobody starts anything anew."""
-    async with ChaosClient([guarded.base], "alice") as client, asyncio.timeout(300):
+    assert "redis+sentinel://" in await asyncio.to_thread(guarded.settings, "worker")
+    async with ChaosClient([guarded.base], "carol") as client, asyncio.timeout(300):
         await client.until_live()
         before = await client.until_ended(await client.ask("1 2 3", agent="analyst"))
         (master,) = await asyncio.to_thread(guarded.containers, "redis")
