@@ -42,7 +42,8 @@ done
 {
   while read -r line; do
     read -r _ role _ <<<"$line"
-    hash=$(hashed "redis_$role")
+    hash=
+    [[ $line != *_PASSWORD* ]] || hash=$(hashed "redis_$role")
     echo "${line/>*_PASSWORD/#$hash}"
   done <"$here/redis/users.acl"
   echo "user admin on #$(hashed redis_admin) ~* &* +@all"

@@ -19,6 +19,11 @@ RIGHTS: Final[dict[str, dict[str, Any]]] = tomllib.loads((HERE / "rights.toml").
 CONTAINERS: Final = frozenset({"XINFO", "XGROUP"})
 """Commands whose second word is allowed by itself."""
 
+NOBODY: Final = "user default off ~* &* +@all"
+"""Nobody can log in as the user without a name. Only Redis itself is that user, as it reads its
+append-only file, and each transaction there must be allowed: where ``default`` has no rights, a
+restart silently loses what scripts have written (redis/redis#14541, valkey-io/valkey#3983)."""
+
 _CALL: Final = re.compile(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?")
 _INCLUDE: Final = re.compile(r"^-- include: (.+)$", re.MULTILINE)
 
@@ -58,4 +63,4 @@ def commands_of(script: str) -> set[str]:
 def acl_file() -> str:
     """What ``aclfile`` takes; the passwords are to be put in."""
     users = [f"user {role} on >{role.upper()}_PASSWORD {rules(role)}" for role in RIGHTS]
-    return "\n".join([*users, "user default off", ""])
+    return "\n".join([*users, NOBODY, ""])

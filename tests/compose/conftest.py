@@ -12,7 +12,7 @@ from tests.support.docker_fleet import DockerFleet
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerFleet]:
     """Where it is brought up, and taken down in the end: nothing of it may be left."""
     if subprocess.run(["docker", "info"], check=False, capture_output=True).returncode:
-        pytest.skip("no Docker engine answers; make compose starts one")
+        pytest.fail("no Docker engine answers; make compose starts one")
     fleet = DockerFleet(tmp_path_factory.mktemp("compose"))
     try:
         yield fleet

@@ -211,6 +211,18 @@ async def test_prometheus_sees_each_process_and_has_the_alerts(fleet: DockerFlee
     assert rules == {rule["alert"] for group in file["groups"] for rule in group["rules"]}
 
 
+async def test_a_redis_that_is_restarted_has_what_it_had(fleet: DockerFleet) -> None:
+    """With its users and its file: a client that comes anew gets the run of before."""
+    async with ChaosClient([fleet.base], "dave") as client, asyncio.timeout(200):
+        await client.until_live()
+        run_id = await client.ask("1 2 3", agent="analyst")
+        await client.until_ended(run_id)
+    (redis,) = await asyncio.to_thread(fleet.containers, "redis")
+    await asyncio.to_thread(fleet.docker, "restart", redis)
+    async with ChaosClient([fleet.base], "dave", after="0-0") as later, asyncio.timeout(200):
+        await later.until_ended(run_id, seconds=2 * PATIENCE_SECONDS)
+
+
 def test_a_container_that_is_stopped_drains_and_ends_by_itself(fleet: DockerFleet) -> None:
     """SIGTERM reaches the process; nobody has to be killed."""
     for service in ("gateway", "worker"):

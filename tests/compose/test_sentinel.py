@@ -8,25 +8,21 @@ import pytest
 from tests.support.chaos_client import ChaosClient
 from tests.support.docker_fleet import DockerFleet
 
-SENTINELS = tuple(f"sentinel-{number}" for number in (1, 2, 3))
-
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
 def guarded(installation: DockerFleet) -> Iterator[DockerFleet]:
     """The fleet with the profile; without it, and without its data, for those that come after."""
-    with_sentinel = {"COMPOSE_PROFILES": "sentinel"}
-    if installation.local:
-        with_sentinel["SERVICES"] = " ".join(("haproxy", "worker", *SENTINELS))
-    installation.up(**with_sentinel)
+    installation.up(COMPOSE_PROFILES="sentinel")
     yield installation
     installation.down()
 
 
 async def test_a_run_begins_and_ends_after_the_masters_death(guarded: DockerFleet) -> None:
     """The client stays connected or comes back, and nobody starts anything anew."""
-    async with ChaosClient([guarded.base], "alice") as client, asyncio.timeout(300):
+    assert "redis+sentinel://" in await asyncio.to_thread(guarded.settings, "worker")
+    async with ChaosClient([guarded.base], "carol") as client, asyncio.timeout(300):
         await client.until_live()
         before = await client.until_ended(await client.ask("1 2 3", agent="analyst"))
         (master,) = await asyncio.to_thread(guarded.containers, "redis")

@@ -325,6 +325,33 @@ def refused(redis: Guarded, role: str, command: tuple[str, ...]) -> bool:
     return False
 
 
+@pytest.mark.parametrize("binary", servers())
+def test_a_restart_keeps_what_the_users_wrote(binary: Path) -> None:
+    """What scripts write is a transaction in the server's file, and it may be what it was then.
+
+    A default user without rights had all of it left out, and the server said so in its log only.
+    """
+    with everyone(binary) as redis:
+        written = (f"{PREFIX}:{{1}}:run:a", f"{PREFIX}:{{1}}:run:b")
+        script = "for _, key in ipairs(KEYS) do redis.call('HSET', key, 'state', 'queued') end"
+        with Redis.from_url(redis.url("gateway")) as connection:
+            connection.eval(script, len(written), *written)
+        redis.server.end()
+        redis.server.start()
+        assert redis.server.command("EXISTS", *written) == len(written)
+        with (
+            Redis(port=redis.server.port) as stranger,
+            pytest.raises(AuthenticationError),
+        ):
+            stranger.ping()
+        for password in ("", "default"):
+            with (
+                Redis.from_url(redis.url("default", password)) as connection,
+                pytest.raises(AuthenticationError),
+            ):
+                connection.ping()
+
+
 # --- the list itself
 
 

@@ -165,6 +165,12 @@ class DockerFleet:
         found = json.loads(self.docker("inspect", *ids)) if ids else []
         return {each["Name"].removeprefix("/"): each for each in found}
 
+    def settings(self, service: str) -> str:
+        """The settings with secrets in them that a container of the service reads."""
+        return self.docker(
+            "exec", next(iter(self.containers(service))), "cat", f"/run/secrets/{service}.toml"
+        )
+
     def connections(self, gateway: str) -> int:
         """How many sockets this gateway has."""
         key = (self.secrets / "keys" / "runcast_metrics_key").read_text()

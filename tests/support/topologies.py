@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from compose.redis import rights
 from tests.support.certificates import Authority, Encryption
 from tests.support.ports import free_port
 from tests.support.redis_server import Server, redis_folder
@@ -274,7 +275,7 @@ def acl_redis(users: dict[str, str], binary: Path | None = None) -> Iterator[Gua
         rules = {**users, "admin": "~* &* +@all"}
         lines = [f"user {name} on >{passwords[name]} {rules[name]}" for name in rules]
         file = folder / "users.acl"
-        file.write_text("\n".join(["user default off", *lines]) + "\n")
+        file.write_text("\n".join([rights.NOBODY, *lines]) + "\n")
         server = Server(
             folder / "redis",
             binary=binary or server_program(),
