@@ -15,9 +15,6 @@ COMPOSE := docker compose --file compose/docker-compose.yml
 JOBS ?= 4
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n $(JOBS) --dist worksteal
-# Where no Docker engine can be had, which it says, nothing fails.
-ENGINE := tests/support/engine.sh
-UNLESS_NONE = || { status=$$?; ((status == 77)) || exit $$status; echo "Skipped." >&2; }
 
 # Ctrl-C belongs to the demo alone: as a job of its own it gets the signal, make does not, and make
 # ends with the demo's exit status. Should make itself be killed, the kernel ends the demo (setpriv).
@@ -56,7 +53,7 @@ integration: $(VENV)/.test ## Against a real Redis
 	$(PYTEST) $(PARALLEL) tests/integration $(ARGS)
 
 containers: $(VENV)/.containers ## The same with Redis in Docker (REDIS_IMAGE=…); says why when there is no engine
-	@$(ENGINE) env REDIS=container $(PYTEST) $(PARALLEL) tests/integration $(ARGS) $(UNLESS_NONE)
+	tests/support/engine.sh env REDIS=container $(PYTEST) $(PARALLEL) tests/integration $(ARGS) || [ $$? -eq 77 ]
 
 integrations: $(VENV)/.integrations ## Agents of other frameworks, with those frameworks' own scripted models
 	$(PYTEST) -n 2 tests/integrations $(ARGS)
