@@ -2,5 +2,5 @@
 
 from typing import Final
 
-SEED: Final = "RUNCAST_FUZZ_SEED"
+SEED: Final = "FUZZ_SEED"
 """Environment variable: the seed of a run that failed, to have the same cases again."""
