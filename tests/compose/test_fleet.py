@@ -33,8 +33,11 @@ from tests.support.servers import token
 
 pytestmark = pytest.mark.timeout(600)
 
-SLOW = "slowly: 12 15 11"
-"""Some four seconds of answer: runs are under way whenever something is killed."""
+QUICK, SLOW = "12 15 11", "slowly: 12 15 11"
+"""A quarter of a second, and some four: runs are under way whenever something is killed."""
+
+PAUSE_SECONDS = 0.5
+"""Between two runs of a client: its user may have two a second begun."""
 
 
 async def until(condition: Callable[[], Any], *, what: str, seconds: float = 180.0) -> Any:
@@ -65,24 +68,26 @@ async def test_a_message_through_the_load_balancer(fleet: DockerFleet) -> None:
 
 
 async def test_two_gateways_killed_in_turn_cost_nobody_anything(fleet: DockerFleet) -> None:
-    """Each time the one with the most clients, while all of them have runs under way."""
+    """Each time the one with the most clients, while all of them have runs under way.
+
+    Every user has two clients, and each gets what the other began: also while it is away.
+    """
     over = asyncio.Event()
 
     async def keep_asking(client: ChaosClient) -> None:
+        content = SLOW if client.name.endswith("slow") else QUICK
         while not over.is_set():
-            await client.until_ended(
-                await client.ask(SLOW, agent="analyst"), seconds=2 * PATIENCE_SECONDS
-            )
+            run_id = await client.ask(content, agent="analyst")
+            await client.until_ended(run_id, seconds=2 * PATIENCE_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async with AsyncExitStack() as sockets, asyncio.timeout(400):
         clients = [
             await sockets.enter_async_context(
-                ChaosClient([fleet.base], user, mode=mode, thread=thread, seed=number)
+                ChaosClient([fleet.base], user, name=f"{user} {pace}", seed=number)
             )
-            for number, (user, mode, thread) in enumerate(
-                (user, mode, thread)
-                for user in ("alice", "bob", "a:b")
-                for mode, thread in (("main", None), ("factory", "t"))
+            for number, (user, pace) in enumerate(
+                (user, pace) for user in ("alice", "bob", "a:b") for pace in ("quick", "slow")
             )
         ]
         for client in clients:
