@@ -77,11 +77,9 @@ def options() -> dict[str, frozenset[str]]:
 
 
 def images(installation: Installation) -> Iterator[str]:
-    """They are those of compose/Dockerfile, run as its user."""
+    """They are that of compose/Dockerfile, run as its user."""
     text = DOCKERFILE.read_text("utf-8")
-    made = {
-        f"runcast-{name}" for name in re.findall(r"^FROM runtime AS (\w+)$", text, re.MULTILINE)
-    }
+    made = re.findall(r"^#   docker build .* --tag (\S+)", text, re.MULTILINE)
     (user,) = re.findall(r"^USER (\d+:\d+)$", text, re.MULTILINE)
     for each in installation.all("Deployment"):
         image = container(each)["image"].partition(":")[0]

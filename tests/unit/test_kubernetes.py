@@ -75,7 +75,7 @@ def test_all_rules_hold() -> None:
 
 
 BROKEN = [
-    (GATEWAY, f"{FIRST}/image", "runcast:3.0.0", "images: nobody makes an image runcast"),
+    (GATEWAY, f"{FIRST}/image", "runcast-gateway:3.0.0", "images: nobody makes an image"),
     (WORKER, f"{POD}/securityContext/runAsGroup", 999, "images: the image is made for"),
     (GATEWAY, f"{POD}/terminationGracePeriodSeconds", 44, "grace: killed before the 45 s"),
     (GATEWAY, f"{FIRST}/env/0/value", "31", "grace: killed before the 46 s"),
