@@ -67,17 +67,8 @@ def accepting(tracing: Tracing | None, message: Message, *, node_id: str) -> Ite
         parent=message.trace,
         attributes={"runcast.gateway": node_id, "runcast.scope": message.channel.scope},
     )
-    try:
-        with span.current():
-            yield Acceptance(replace(message, trace=span.context or message.trace), span)
-    except FrameError as error:
-        span.failed(error.code)
-        raise
-    except BaseException as error:
-        span.failed(type(error).__name__)
-        raise
-    finally:
-        span.end()
+    with _during(span):
+        yield Acceptance(replace(message, trace=span.context or message.trace), span)
 
 
 @contextmanager
@@ -104,14 +95,8 @@ def publishing(
             "runcast.events": len(batch.items),
         },
     )
-    try:
-        with span.current():
-            yield told or span.context
-    except BaseException as error:
-        span.failed(type(error).__name__)
-        raise
-    finally:
-        span.end()
+    with _during(span):
+        yield told or span.context
 
 
 @contextmanager
@@ -140,5 +125,21 @@ def ending(
     try:
         with span.current():
             yield
+    finally:
+        span.end()
+
+
+@contextmanager
+def _during(span: Span) -> Iterator[None]:
+    """The span is current, is told what fails by its code or class, and ends."""
+    try:
+        with span.current():
+            yield
+    except FrameError as error:
+        span.failed(error.code)
+        raise
+    except BaseException as error:
+        span.failed(type(error).__name__)
+        raise
     finally:
         span.end()

@@ -124,10 +124,10 @@ async def restart(clients: int, drain_seconds: int) -> tuple[Row, dict[str, Any]
             telling = asyncio.create_task(keep_telling(watching, fleet))
             async with served(fleet, clients, per_second=clients) as everybody:
                 began, since = time.time(), time.monotonic()
-                await asyncio.sleep(BEFORE_SECONDS)
+                await asyncio.sleep(BEFORE_SECONDS)  # what the picture shows before it
                 await replace_all(fleet)
                 rate = fleet.scene.rate(since, time.monotonic())
-                await asyncio.sleep(BEFORE_SECONDS)
+                await asyncio.sleep(BEFORE_SECONDS)  # and after it
                 ended = time.time()
             series = {name: watching.ask(query, began, ended) for name, query in QUERIES.items()}
             telling.cancel()
@@ -145,7 +145,7 @@ async def restart(clients: int, drain_seconds: int) -> tuple[Row, dict[str, Any]
 async def keep_telling(watching: Prometheus, fleet: Balanced) -> None:
     while True:
         watching.tell([f"{each.host}:{each.port}" for each in fleet.gateways])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # its pace, as long as the restart lasts
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
