@@ -113,6 +113,13 @@ async def post(base: str, path: str, body: Any, **headers: str) -> tuple[int, An
         return response.status, await response.json()
 
 
+async def all_spans(fleet: Fleet, collector: Collector) -> list[Received]:
+    """What every program told: each sends what it has left before it ends."""
+    for process in fleet.processes:
+        await asyncio.to_thread(process.end)
+    return collector.spans
+
+
 def delivered(spans: list[Received], run_id: str) -> list[Received]:
     return [
         each
@@ -140,16 +147,8 @@ async def test_one_trace_shows_a_run_from_one_gateway_to_another(
         events = [each for each in client.events() if each["run_id"] == run_id]
         child = next(each["run_id"] for each in client.events() if each["run_id"] != run_id)
         said = thoughts(client, run_id)
-    spans = await collector.until(
-        lambda spans: (
-            len(delivered(spans, run_id)) >= len(events)
-            and len(delivered(spans, child)) >= 5
-            and any(
-                each.name == "invoke_agent traced" and each.attributes.get("runcast.status")
-                for each in spans
-            )
-        )
-    )
+    spans = await all_spans(fleet, collector)
+    assert len(delivered(spans, child)) >= 5
     assert {each.trace_id for each in spans} == {trace_id}, "exactly one trace"
     assert orphans(spans, known={span_id}) == []
 
@@ -213,9 +212,7 @@ async def test_a_websocket_message_enters_by_its_metadata_and_a_malformed_one_be
         none = await client.ask(CONTENT, ref="none", agent="traced")
         for run_id in (good, bad, none):
             await client.completed(run_id)
-    spans = await collector.until(
-        lambda spans: len([each for each in spans if each.name == "invoke_agent traced"]) == 3
-    )
+    spans = await all_spans(fleet, collector)
     accepted = {
         each.attributes["runcast.run_id"]: each for each in spans if each.name == "accept message"
     }
@@ -241,12 +238,8 @@ async def test_a_killed_worker_s_run_goes_on_in_the_same_trace(
         await asyncio.to_thread(first.end, signal.SIGKILL)
         await asyncio.to_thread(fleet.worker, WORKER)
         await client.completed(run_id)
-    spans = await collector.until(
-        lambda spans: (
-            any(s.name == "invoke_agent waits" for s in spans)
-            and any(s.name == "deliver agent_completed" for s in spans)
-        )
-    )
+    spans = await all_spans(fleet, collector)
+    assert any(each.name == "deliver agent_completed" for each in spans)
     assert {each.trace_id for each in spans} == {trace_id}
     assert orphans(spans, known={span_id}) == []
     run = only(spans, "invoke_agent waits")
@@ -300,15 +293,9 @@ async def test_ends_by_others_are_in_the_trace(fleet: Fleet, collector: Collecto
         unclaimed = await client.ask(CONTENT, ref="unclaimed", agent="waits once")
         await client.send("stop_agent", {"run_id": unclaimed}, ref="stop again")
         await client.completed(unclaimed)
-    spans = await collector.until(
-        lambda spans: (
-            len([s for s in spans if s.name == "end run"]) == 2
-            and all(
-                any(s.name == "deliver agent_completed" for s in delivered(spans, run_id))
-                for run_id in (lost, unclaimed)
-            )
-        )
-    )
+    spans = await all_spans(fleet, collector)
+    for run_id in (lost, unclaimed):
+        assert any(each.name == "deliver agent_completed" for each in delivered(spans, run_id))
     for run_id, status, code, linked in (
         (lost, "abandoned", "worker_lost", 1),
         (unclaimed, "cancelled", "stopped", 0),
@@ -364,16 +351,11 @@ async def test_every_way_in_takes_the_header(fleet: Fleet, collector: Collector)
             assert status in (200, 201), answer
         await client.completed(run_id)
     ids = [trace_id for trace_id, _, _ in told]
-    spans = await collector.until(
-        lambda spans: (
-            all(
-                any(s.name == "deliver agent_completed" and s.trace_id == each for s in spans)
-                for each in ids
-            )
-            and len([s for s in spans if s.name == "invoke_agent traced"]) == 3
-        )
-    )
+    spans = await all_spans(fleet, collector)
     assert {each.trace_id for each in spans} == set(ids)
+    for each in ids:
+        assert any(span.name == "deliver agent_completed" for span in collector.of(each))
+    assert len([each for each in spans if each.name == "invoke_agent traced"]) == 3
     for trace_id, span_id, _ in told[:3]:
         spans = collector.of(trace_id)
         assert orphans(spans, known={span_id}) == []
@@ -398,7 +380,7 @@ async def test_a_client_forces_nothing_to_be_recorded_unless_it_may(
     }  # fmt: skip
     with running_fleet(own_redis, **settings) as fleet:
         base = await asyncio.to_thread(fleet.gateway)
-        worker = await asyncio.to_thread(fleet.worker, WORKER)
+        await asyncio.to_thread(fleet.worker, WORKER)
         trace_id, _, traceparent = client_context()
         async with Client(base, USER) as client:
             await client.first("live")
@@ -408,10 +390,7 @@ async def test_a_client_forces_nothing_to_be_recorded_unless_it_may(
             end = await client.completed(run_id)
         assert end["traceparent"].startswith(f"00-{trace_id}-"), "it belongs there all the same"
         assert end["traceparent"].endswith("-01" if recorded else "-00")
-        # The collector is in this thread.
-        assert await asyncio.to_thread(worker.end) == 0
-        assert await asyncio.to_thread(fleet.processes[0].end) == 0
-    assert bool(collector.spans) == recorded
+        assert bool(await all_spans(fleet, collector)) == recorded
 
 
 async def test_a_program_s_own_provider_is_used_and_its_spans_are_events_once(
@@ -427,12 +406,7 @@ async def test_a_program_s_own_provider_is_used_and_its_spans_are_events_once(
             run_id = await client.ask(CONTENT, agent="instrumented")
             await client.completed(run_id)
             events = client.events()
-        spans = await collector.until(
-            lambda spans: (
-                any(each.name == "invoke_agent instrumented" for each in spans)
-                and any(each.name == "accept message" for each in spans)
-            )
-        )
+        spans = await all_spans(fleet, collector)
     tools = [each["payload"]["tool"] for each in events if each["type"] == "tool_executing"]
     assert tools == ["own", "theirs", "rows"], "each of them once"
     told = [each["payload"]["thoughts"] for each in events if each["type"] == "agent_thinking"]
@@ -461,9 +435,7 @@ async def test_a_worker_alone_judges_what_a_client_says(
             metadata = {"traceparent": traceparent}
             await client.completed(await client.ask(CONTENT, agent="headers", metadata=metadata))
             await client.completed(await client.ask(CONTENT, ref="m2", agent="headers"))
-        spans = await collector.until(
-            lambda spans: len([s for s in spans if s.name == "invoke_agent headers"]) == 2
-        )
+        spans = await all_spans(fleet, collector)
     of_client = collector.of(trace_id)
     assert {each.parent for each in of_client} == {span_id}
     assert {each.name for each in of_client} == {"wait in queue", "invoke_agent headers"}
