@@ -199,7 +199,8 @@ def dashboard() -> str:
     panels: list[dict[str, Any]] = []
     y = 0
     for title, row in ROWS.items():
-        panels.append(_placed({"type": "row", "title": title, "collapsed": False}, 0, y, WIDTH, 1))
+        line = {"type": "row", "title": title, "collapsed": False, "panels": []}
+        panels.append(_placed(line, 0, y, WIDTH, 1))
         y, x = y + 1, 0
         for panel in row:
             width = WIDTH // panel.across
