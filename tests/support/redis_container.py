@@ -43,6 +43,8 @@ class Container:
         self._container = container.with_command(command[1:]).start()
         self._wrapped = container.get_wrapped_container()
         self._wrapped.reload()
+        self.id = str(self._wrapped.id)
+        """As the engine has it."""
         self.pid = int(self._wrapped.attrs["State"]["Pid"])
         """As this machine counts; 0 when it has ended."""
 
