@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 RENEWALS_PER_LEASE: Final = 3
 """Two renewals may fail before a lease ends."""
 
+CONNECT_SECONDS: Final = 10.0
+"""For the first connection: however short a lease is, a Cluster that is far away needs its time."""
+
 Notify = Callable[[Reason], None]
 
 
@@ -115,7 +118,7 @@ class Leases:
         while True:
             try:
                 if not started:
-                    await client.start(timeout_seconds=interval)
+                    await client.start(timeout_seconds=CONNECT_SECONDS)
                     started = True
                 await self._renew(broker)
             except (RuncastError, RedisError) as error:

@@ -30,6 +30,9 @@ from gateway.webhooks.target import Target
 KEEP_SECONDS: Final = 60
 """The time to live that a report of the nodes has anyway."""
 
+START_SECONDS: Final = 10.0
+"""As long as a gateway waits for Redis when it starts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -137,7 +140,7 @@ async def _keys(source: KeySource, settings: Settings) -> Finding:
 
 async def _redis(url: str, keys: Keys, *, replicated: bool) -> list[Finding]:
     client = new_client(url, name="check")
-    await client.start(timeout_seconds=5.0)
+    await client.start(timeout_seconds=START_SECONDS)
     try:
         server = (await client.execute(b"INFO", b"server")).decode()
         memory = (await client.execute(b"INFO", b"memory")).decode()
@@ -163,7 +166,7 @@ async def _redis(url: str, keys: Keys, *, replicated: bool) -> list[Finding]:
 async def _sweeper(url: str, keys: Keys, *, publishes: bool) -> Finding:
     """Read what a sweeper reads, and who publishes for workers over HTTP, as far as there are."""
     client = new_client(url, name="check")
-    await client.start(timeout_seconds=5.0)
+    await client.start(timeout_seconds=START_SECONDS)
     try:
         await client.execute("GET", keys.sweeper)
         await client.execute("ZRANGEBYSCORE", keys.leases(0), "-inf", 0, "LIMIT", 0, 1)
@@ -183,8 +186,8 @@ async def _use(client: RedisClient, url: str, keys: Keys) -> None:
     await client.execute("EXPIRE", keys.nodes, KEEP_SECONDS)
     subscriber = new_subscriber(url, name="check", on_message=lambda *_: None)
     try:
-        await subscriber.start(timeout_seconds=5.0)
-        async with asyncio.timeout(5.0):
+        await subscriber.start(timeout_seconds=START_SECONDS)
+        async with asyncio.timeout(START_SECONDS):
             await subscriber.subscribe(keys.control("check"))
             await client.publish(keys.control("check"), b"check")
     except TimeoutError:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from asyncio import FIRST_COMPLETED
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -34,6 +35,10 @@ MOST_ASKED: Final = 4
 """Nodes asked per look. Of their answers that of the highest epoch counts: one may be cut off."""
 
 _ANSWER_SECONDS: Final = 0.75
+"""How long a look waits for all of them, if one has answered: who is cut off holds nobody up."""
+
+_PATIENCE_SECONDS: Final = 4.0
+"""How long it waits for the first: of a Cluster that is far away, and behind TLS, all are slow."""
 
 
 class ClusterMap:
@@ -120,9 +125,24 @@ class ClusterMap:
         random.shuffle(known)
         seeds = [_server(each.place) for each in self._address.servers]
         asked = list(dict.fromkeys([*known[:MOST_ASKED], *seeds]))
-        answers = await asyncio.gather(*map(self._ask, asked))
-        told = [answer for answer in answers if answer is not None]
+        told = await self._answers(asked)
         return max(told, key=lambda answer: answer[0])[1] if told else None
+
+    async def _answers(self, servers: Iterable[Server]) -> list[tuple[int, SlotMap]]:
+        """What those of them told who answer in time; one of them has more time than all have."""
+        told = list[tuple[int, SlotMap]]()
+        waiting = {asyncio.create_task(self._ask(each)) for each in servers}
+        try:
+            done, waiting = await asyncio.wait(waiting, timeout=_ANSWER_SECONDS)
+            while True:
+                told += [answer for each in done if (answer := each.result()) is not None]
+                if told or not waiting:
+                    return told
+                done, waiting = await asyncio.wait(waiting, return_when=FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _ask(self, server: Server) -> tuple[int, SlotMap] | None:
         replies: asyncio.Queue[Any] = asyncio.Queue()
@@ -131,8 +151,8 @@ class ClusterMap:
         )
         endpoint = self._address.data.at(*server)
         try:
-            await connection.open(endpoint, name=self._name, timeout_seconds=_ANSWER_SECONDS)
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await connection.open(endpoint, name=self._name, timeout_seconds=_PATIENCE_SECONDS)
                 connection.send("CLUSTER", "INFO")
                 connection.send("CLUSTER", "SLOTS")
                 info, slots = await replies.get(), await replies.get()

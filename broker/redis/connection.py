@@ -73,6 +73,11 @@ class RedisConnection(asyncio.Protocol):
         except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             await opener.disconnect(nowait=True)
             raise BrokerUnavailable(why=str(error) or type(error).__name__) from error
+        except (
+            asyncio.CancelledError
+        ):  # nobody waits for it any more, and nobody else would close it
+            await opener.disconnect(nowait=True)
+            raise
         # The socket changes hands here; redis-py has no public way to give it away.
         stream = cast("asyncio.StreamWriter", opener._writer)  # noqa: SLF001 - as said
         opener._writer = opener._reader = None  # noqa: SLF001 - as said

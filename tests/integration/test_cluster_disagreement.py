@@ -11,6 +11,7 @@ from broker.redis.address import parse
 from broker.redis.cluster import ClusterClient
 from broker.redis.cluster_subscriber import ClusterSubscriber
 from tests.support.clients import eventually
+from tests.support.fault_proxy import FaultProxy
 from tests.support.redis_cluster import Cluster, cluster_redis, node_id
 from tests.support.redis_server import Server
 
@@ -82,6 +83,16 @@ async def test_it_starts_while_a_master_is_being_replaced() -> None:
         cluster.master_of(cluster.slot("1")).kill()
         async with listening(cluster) as (subscriber, _):
             await asyncio.wait_for(subscriber.subscribe(b"{1}"), 30)
+
+
+async def test_it_starts_with_a_cluster_that_is_far_away() -> None:
+    """No node answers as soon as one of this machine does: it is waited for all the same."""
+    with cluster_redis() as cluster, FaultProxy(("127.0.0.1", cluster.nodes[0].port)) as network:
+        client = ClusterClient(parse(f"redis+cluster://127.0.0.1:{network.port}"), name="test")
+        with network.delay(0.5):
+            await client.start(timeout_seconds=30)
+        assert client.connected
+        await client.stop()
 
 
 async def test_whoever_waits_for_a_node_that_is_away_is_told_when_the_client_stops() -> None:
