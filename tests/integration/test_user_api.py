@@ -357,6 +357,25 @@ async def test_a_thread_is_all_that_a_page_needs_after_a_reload(
         assert [event["type"] for event in tab.events()] == ["agent_completed"]
 
 
+async def test_a_thread_shows_a_run_that_waits_for_its_turn_too(
+    alice: Caller, agents: Agents
+) -> None:
+    """Until it began a page that was reloaded had nothing of it but its message."""
+    first = await alice.begin("first", thread_id="t1", agent="speaks")
+    await agents.spoke.wait()
+    second = await alice.begin("second", thread_id="t1")
+    _, told = await alice("GET", "/threads/t1")
+    assert [(run["run_id"], run["state"]) for run in told["runs"]] == [
+        (first["run_id"], "running"),
+        (second["run_id"], "queued"),
+    ]
+    assert (told["runs"][1]["events"], told["runs"][1]["text"]) == ([], "")
+    agents.go_on.set()
+    await alice.ended(second["run_id"])
+    _, told = await alice("GET", "/threads/t1")
+    assert told["runs"] == []
+
+
 async def test_threads_are_listed_by_their_last_use(
     base: str, alice: Caller, agents: Agents
 ) -> None:
