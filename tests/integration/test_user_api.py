@@ -288,6 +288,23 @@ async def test_a_filter_does_not_move_the_cursor(alice: Caller, broker: Broker) 
     assert [event["seq"] for event in page["events"]] == [1, 2, 3]
 
 
+async def test_history_by_a_run_is_of_runs_that_have_a_channel_of_their_own(
+    base: str, alice: Caller, agents: Agents
+) -> None:
+    """It told all that an isolated connection had, to who did not have its secret."""
+    strict = await alice.begin(mode="factory", isolation_level="strict")
+    async with Client(base, mode="isolated") as hidden:
+        private = await hidden.ask("psst", agent="echoes")
+        await hidden.completed(private)
+    shared = await alice.begin()
+    for run_id, wanted in ((strict["run_id"], 200), (private, 404), (shared["run_id"], 404)):
+        status, told = await alice(
+            "GET", "/history", mode="factory", isolation_level="strict", run_id=run_id
+        )
+        assert status == wanted
+        assert told.get("code") == (None if wanted == 200 else "run_not_found")
+
+
 async def test_history_has_nothing_of_anothers(base: str, broker: Broker) -> None:
     claim = await opened(broker, "alice")
     await broker.publish(claim, thought(claim, 1))
