@@ -104,6 +104,8 @@ async def events(request: web.Request) -> web.Response:
     identity = await user_of(node, request)
     asked = dict(request.query)
     most = _limit(asked.pop("limit", None))
+    if asked.get("mode") == Mode.FACTORY and "run_id" in asked:
+        asked.setdefault("isolation_level", Level.STRICT)  # no other level has it
     opening = opening_of(request, asked, identity)
     if opening.bad_cursor:
         raise BadRequest("invalid_after", "after is an event's id")
