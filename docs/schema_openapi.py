@@ -176,14 +176,16 @@ def _refusal(status: int, codes: Iterable[str]) -> dict[str, Any]:
         "description": _TITLES[status],
         "content": {"application/problem+json": {"schema": schema}},
     }
-    header = {
-        401: ("WWW-Authenticate", {"const": "Bearer"}),
-        426: ("Upgrade", {"const": "websocket"}),
-        429: ("Retry-After", {"type": "integer", "minimum": 1}),
-        503: ("Retry-After", {"type": "integer", "minimum": 1}),
-    }.get(status)
-    if header is not None:
-        made["headers"] = {header[0]: {"required": True, "schema": header[1]}}
+    headers: dict[str, dict[str, Any]] = {
+        401: {"WWW-Authenticate": {"const": "Bearer"}},
+        426: {"Upgrade": {"const": "websocket"}, "Sec-WebSocket-Version": {"const": "13"}},
+        429: {"Retry-After": {"type": "integer", "minimum": 1}},
+        503: {"Retry-After": {"type": "integer", "minimum": 1}},
+    }.get(status, {})
+    if headers:
+        made["headers"] = {
+            name: {"required": True, "schema": schema} for name, schema in headers.items()
+        }
     return made
 
 

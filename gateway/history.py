@@ -70,6 +70,7 @@ async def thread(broker: Broker, channel: Channel, thread_id: str) -> dict[str, 
         event = orjson.loads(entry.text())
         run_id = event["run_id"]
         if entry.type == USER_MESSAGE.encode():
+            open_runs[run_id] = []  # perhaps all that is said of it while it waits for a worker
             messages.append(_said(event, "user", event["payload"]["content"]))
         elif entry.type == AGENT_COMPLETED.encode():
             open_runs.pop(run_id, None)

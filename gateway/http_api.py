@@ -22,6 +22,7 @@ from gateway.node import Node
 from gateway.operators import operator_of
 from gateway.proxies import UNKNOWN, Client, Proxies
 from gateway.stats import TENANT_FIGURES, Latency, runs_view, summed, summed_by_tenant
+from gateway.upgrade import VERSION
 from gateway.version import product_version
 
 log = structlog.get_logger(__name__)
@@ -68,7 +69,7 @@ def problem(
     if status in (429, 503):
         headers["Retry-After"] = str(retry_after_seconds)
     if status == web.HTTPUpgradeRequired.status_code:
-        headers["Upgrade"] = "websocket"
+        headers |= {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}
     return web.Response(
         body=orjson.dumps(
             {"type": "about:blank", "title": _title(status), "status": status, "code": code,

@@ -28,15 +28,16 @@ class Operator:
 async def operator_of(node: Node, headers: MultiMapping[str]) -> Operator:
     """The operator who asks.
 
-    :class:`BadRequest` when nobody asks or somebody else; :class:`KeyMissing` when the token cannot
-    be verified now, :class:`~broker.errors.BrokerUnavailable` when it cannot be told whether it was
-    revoked.
+    :class:`BadRequest` when nobody asks (401 where there is a key, else 403) or another (403);
+    :class:`KeyMissing` when the token cannot be verified now,
+    :class:`~broker.errors.BrokerUnavailable` when it cannot be told whether it was revoked.
     """
-    if "Authorization" not in headers:
-        raise BadRequest("unauthorized", _REQUIRED, status=401)
-    if bears(headers, node.settings.operator_key):
-        return Operator(name=THE_KEY, tenant=None)
+    key = node.settings.operator_key
     refused = BadRequest("operator_required", _REQUIRED, status=403)
+    if "Authorization" not in headers:
+        raise refused if key is None else BadRequest("unauthorized", _REQUIRED, status=401)
+    if bears(headers, key):
+        return Operator(name=THE_KEY, tenant=None)
     try:
         token = bearer(headers)
         if token is None:

@@ -23,6 +23,7 @@ from gateway.history import MOST
 from gateway.http_api import NODE, json_response
 from gateway.messages import begin, message_of
 from gateway.node import Node
+from gateway.session import FrameError
 from gateway.tickets import TICKET_SECONDS
 
 PREFIX: Final = "/api/v1"
@@ -103,6 +104,8 @@ async def events(request: web.Request) -> web.Response:
     identity = await user_of(node, request)
     asked = dict(request.query)
     most = _limit(asked.pop("limit", None))
+    if asked.get("mode") == Mode.FACTORY and "run_id" in asked:
+        asked.setdefault("isolation_level", Level.STRICT)  # no other level has it
     opening = opening_of(request, asked, identity)
     if opening.bad_cursor:
         raise BadRequest("invalid_after", "after is an event's id")
@@ -160,7 +163,11 @@ async def _channel(node: Node, identity: Identity, opening: Opening) -> Channel:
     if opening.scope is Scope.RUN:
         if opening.run_id is None:
             raise BadRequest("run_id_required", "a strict run is named by run_id")
-        return await node.commands.channel(identity.owner, opening.run_id)
+        channel = await node.commands.channel(identity.owner, opening.run_id)
+        if channel.scope is not Scope.RUN:  # an isolated connection's, say, whose secret is needed
+            what = f"no strict run of yours is {opening.run_id}"
+            raise FrameError("run_not_found", what, bad=False)
+        return channel
     if opening.scope is Scope.THREAD and opening.thread_id is None:
         raise BadRequest("thread_id_required", "a thread's channel is named by thread_id")
     if opening.scope is Scope.CONNECTION:

@@ -81,7 +81,7 @@ async def test_only_operators_may(
 
 async def test_without_a_key_nobody_has_it(settings: Settings) -> None:
     async with Gateway(settings.model_copy(update={"operator_key": None})) as gateway:
-        for credential in ("", "None", OPERATOR_KEY):
+        for credential in (None, "", "None", OPERATOR_KEY):
             status, told = await call(gateway, "GET", "/nodes", credential=credential)
             assert (status, told["code"]) == (403, "operator_required")
 

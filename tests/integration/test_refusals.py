@@ -200,6 +200,8 @@ async def test_a_plain_request_is_426(base: str, http: aiohttp.ClientSession) ->
     async with http.get(f"{base}/ws", headers=bearer(token())) as response:
         assert response.status == 426
         assert response.headers["Upgrade"] == "websocket"
+        # RFC 6455 section 4.2.2: a client of another version is told which there is.
+        assert response.headers["Sec-WebSocket-Version"] == "13"
         assert (await response.json())["code"] == "upgrade_required"
 
 

@@ -288,6 +288,25 @@ async def test_a_filter_does_not_move_the_cursor(alice: Caller, broker: Broker) 
     assert [event["seq"] for event in page["events"]] == [1, 2, 3]
 
 
+async def test_history_by_a_run_is_of_runs_that_have_a_channel_of_their_own(
+    base: str, alice: Caller, agents: Agents
+) -> None:
+    """It told all that an isolated connection had, to who did not have its secret."""
+    strict = await alice.begin(mode="factory", isolation_level="strict")
+    async with Client(base, mode="isolated") as hidden:
+        private = await hidden.ask("psst", agent="echoes")
+        await hidden.completed(private)
+    shared = await alice.begin()
+    for run_id, wanted in ((strict["run_id"], 200), (private, 404), (shared["run_id"], 404)):
+        status, told = await alice(
+            "GET", "/history", mode="factory", isolation_level="strict", run_id=run_id
+        )
+        # The level goes without saying: the protocol's list of parameters has only the run.
+        assert await alice("GET", "/history", mode="factory", run_id=run_id) == (status, told)
+        assert status == wanted
+        assert told.get("code") == (None if wanted == 200 else "run_not_found")
+
+
 async def test_history_has_nothing_of_anothers(base: str, broker: Broker) -> None:
     claim = await opened(broker, "alice")
     await broker.publish(claim, thought(claim, 1))
@@ -355,6 +374,25 @@ async def test_a_thread_is_all_that_a_page_needs_after_a_reload(
         end = await tab.completed(under_way["run_id"])
         assert end["payload"]["response"] == "one two"
         assert [event["type"] for event in tab.events()] == ["agent_completed"]
+
+
+async def test_a_thread_shows_a_run_that_waits_for_its_turn_too(
+    alice: Caller, agents: Agents
+) -> None:
+    """Until it began a page that was reloaded had nothing of it but its message."""
+    first = await alice.begin("first", thread_id="t1", agent="speaks")
+    await agents.spoke.wait()
+    second = await alice.begin("second", thread_id="t1")
+    _, told = await alice("GET", "/threads/t1")
+    assert [(run["run_id"], run["state"]) for run in told["runs"]] == [
+        (first["run_id"], "running"),
+        (second["run_id"], "queued"),
+    ]
+    assert (told["runs"][1]["events"], told["runs"][1]["text"]) == ([], "")
+    agents.go_on.set()
+    await alice.ended(second["run_id"])
+    _, told = await alice("GET", "/threads/t1")
+    assert told["runs"] == []
 
 
 async def test_threads_are_listed_by_their_last_use(
