@@ -18,7 +18,7 @@ from agents_sdk.emitter import Emitter
 from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped
 from agents_sdk.host import Host
-from agents_sdk.ids import new_id
+from agents_sdk.ids import check_named, new_id
 from agents_sdk.posted_calls import PostedCall
 from agents_sdk.questions import Questions
 from agents_sdk.time_limit import TimeLimit
@@ -253,6 +253,7 @@ class Run:
         A run of its own within this one, with its own five events, on the same channel. ``content``
         is what it was asked.
         """
+        check_named("subagent", name)
         parent = self._claim
         request = RunRequest(
             run_id=new_id(),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents_sdk import (
+    ConfigurationError,
     EventTooLarge,
     InvalidEvent,
     LifecycleError,
@@ -137,9 +138,12 @@ async def test_an_exception_fails_the_run_with_its_code() -> None:
     expect(events).started().completed("failed", error="value_error", response=None).nothing_else()
 
 
-async def test_leaving_the_process_fails_the_run_and_not_the_worker() -> None:
+@pytest.mark.parametrize("leaving", [SystemExit(3), KeyboardInterrupt()])
+async def test_leaving_the_process_fails_the_run_and_not_the_worker(leaving: BaseException) -> None:
+    """Defect: the interrupt of a process pool's child, at Ctrl-C, ended the worker's other runs."""
+
     async def leaves(run: Run) -> None:
-        raise SystemExit(3)
+        raise leaving
 
     expect(await run_agent(leaves)).started().completed("failed", error="agent_exited")
 
@@ -576,6 +580,17 @@ async def test_a_subagent_has_a_life_of_its_own() -> None:
     expect(host.events).started().thinking("parent again").completed(response="done")
     chain = expect(host.events).subagent("searcher")
     chain.started().thinking("searching").completed(response="found").nothing_else()
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 300, 5])
+async def test_a_subagents_name_is_an_agents_name(name: Any) -> None:
+    """Defect: events told of agents whose names no worker could declare."""
+
+    async def opens(run: Run) -> None:
+        with pytest.raises(ConfigurationError, match="subagent"):
+            run.subagent(name)
+
+    expect(await run_agent(opens)).started().completed("succeeded").nothing_else()
 
 
 async def test_a_failing_subagent_fails_and_the_parent_may_go_on() -> None:
