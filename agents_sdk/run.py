@@ -109,6 +109,16 @@ class Run:
         """The right to publish, as the broker gave it; for those who carry runs."""
         return self._claim
 
+    def check_open(self) -> None:
+        """Raise as its methods do once it was told to end, or has; for those who carry runs."""
+        self._emitter.check()
+        self._emitter.check_open(events.AGENT_STARTED)
+
+    @property
+    def over(self) -> bool:
+        """Whether it was told to end, or has ended; for those who carry runs."""
+        return self.stop_requested or self._emitter.ended
+
     @property
     def children(self) -> set[Scope]:
         """Sub-agents' runs that are open; for those who carry runs."""
@@ -283,6 +293,8 @@ class Scope:
         self._span: Span | None = None
 
     async def __aenter__(self) -> Run:
+        if self._parent is not None:
+            self._parent.check_open()
         self._task = asyncio.current_task()
         voice, request = self._host.voice, self._request
         if voice.tracing is not None:
@@ -304,6 +316,8 @@ class Scope:
         CURRENT.set(run)
         self._around = None if self._span is None else self._span.enter()
         asyncio.get_running_loop().call_soon(emitter.begin)
+        if self._parent is not None and self._parent.over:  # meanwhile
+            self.end()
         return run
 
     async def __aexit__(
