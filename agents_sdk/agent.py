@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agents_sdk.run import Run
-from broker.channels import check_id
 from broker.errors import ConfigurationError
-from broker.redis.records import AgentSpec
+from broker.redis.records import SPEC_TYPES, AgentSpec
 
 AgentFunction = Callable[[Run], Awaitable[Any]]
 
@@ -43,16 +42,18 @@ def declare(function: AgentFunction, spec: AgentSpec) -> Agent:
     def refuse(setting: str, why: str, todo: str) -> ConfigurationError:
         return ConfigurationError(setting=f"agent {spec.name!r}: {setting}", why=why, todo=todo)
 
-    try:
-        check_id(spec.name)
-    except ValueError as error:
-        raise refuse("name", str(error), "Choose another name.") from None
+    if inspect.isasyncgenfunction(function):
+        raise refuse("function", "it yields", "Say with `await run.write(text)` what it streams.")
     if not inspect.iscoroutinefunction(function):
         raise refuse(
             "function",
             f"{getattr(function, '__name__', function)!r} is not an `async def` function",
             "Declare it as `async def name(run: Run)`.",
         )
+    for option, types in SPEC_TYPES.items():
+        if not isinstance(getattr(spec, option), types):
+            names = " or ".join(kind.__name__ for kind in types)
+            raise refuse(option, f"must be {names}", "No gateway would know the agent.")
     if spec.retries < 0:
         raise refuse("retries", "must not be negative", "0 means: never run it again.")
     if spec.on_busy not in ("queue", "reject", "interrupt", "parallel"):

@@ -58,7 +58,7 @@ def worker(
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Serve Prometheus metrics there; 0 picks one. [default: nowhere]"
+            min=0, max=65535, help="Serve Prometheus metrics there; 0 picks one. Absent: nowhere."
         ),
     ] = None,
     redis_url: RedisUrl = None,

@@ -119,6 +119,12 @@ class Emitter:
         if self.told is not None:
             raise RunStopped(run_id=self.claim.run_id, reason=self.told)
 
+    def check_open(self, event_type: str) -> None:
+        """Raise :class:`LifecycleError` once the terminal event was said."""
+        if self.lifecycle.state is State.COMPLETED:
+            state, why = self.lifecycle.state, "nothing is accepted after agent_completed"
+            raise LifecycleError(state=state, event_type=event_type, why=why)
+
     def begin(self) -> None:
         """Say ``agent_started``, unless the agent has said it."""
         if self.lifecycle.state is State.QUEUED and not self.ended:
@@ -155,9 +161,7 @@ class Emitter:
         """:meth:`write` likewise; whether the text went to the buffer at once."""
         most = self._voice.limits.max_text_bytes
         size = text_size(text, run_id=self.claim.run_id, before=self._text_bytes, most=most)
-        if self.lifecycle.state is State.COMPLETED:
-            state, why = self.lifecycle.state, "nothing is accepted after agent_completed"
-            raise LifecycleError(state=state, event_type=events.AGENT_DELTA, why=why)
+        self.check_open(events.AGENT_DELTA)
         self.begin()
         self._text.append(text)
         self._text_bytes += size

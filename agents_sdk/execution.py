@@ -135,7 +135,9 @@ class Execution:
         try:
             return await self._function(self.run)
         except SystemExit as error:
-            raise AgentExited(error.code) from error
+            raise AgentExited(f"called sys.exit({error.code!r})") from error
+        except KeyboardInterrupt as error:  # as of a process pool's child, at Ctrl-C
+            raise AgentExited("raised KeyboardInterrupt") from error
 
     def _outcome(self) -> Outcome:
         told, task = self._emitter.told, self.task
@@ -153,9 +155,9 @@ class Execution:
 
 
 class AgentExited(RuntimeError):
-    """An agent called ``sys.exit``: its run has failed; the worker goes on."""
+    """An agent raised what ends a process: its run has failed; the worker goes on."""
 
     code = "agent_exited"
 
-    def __init__(self, status: object) -> None:
-        super().__init__(f"The agent called sys.exit({status!r})")
+    def __init__(self, did: str) -> None:
+        super().__init__(f"The agent {did}")

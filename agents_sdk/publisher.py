@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from agents_sdk.ids import new_id
+from agents_sdk.ids import check_named, new_id
 from agents_sdk.link import Link, checked_durability
 from agents_sdk.run import Scope
-from broker.channels import Owner, check_id
+from broker.channels import Owner
 from broker.channels import Scope as ChannelScope
 from broker.config import Durability, Settings, load_settings
 from broker.errors import ConfigurationError
@@ -86,9 +86,9 @@ class Publisher:
             ("thread_id", thread),
             ("agent_name", agent_name),
         ):
-            _check(field, value)
+            check_named(field, value)
         if tenant:
-            _check("tenant", tenant)
+            check_named("tenant", tenant)
         names = {"user": "", "thread": thread, "run": run_id}
         if scope not in names:
             raise ConfigurationError(
@@ -105,12 +105,3 @@ class Publisher:
             metadata=metadata or {},
         )
         return Scope(self._link, request)
-
-
-def _check(field: str, value: str) -> None:
-    try:
-        check_id(value)
-    except ValueError as error:
-        raise ConfigurationError(
-            setting=field, why=str(error), todo="Choose another one."
-        ) from None

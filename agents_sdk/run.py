@@ -18,7 +18,7 @@ from agents_sdk.emitter import Emitter
 from agents_sdk.ending import Outcome
 from agents_sdk.errors import Reason, RunStopped
 from agents_sdk.host import Host
-from agents_sdk.ids import new_id
+from agents_sdk.ids import check_named, new_id
 from agents_sdk.posted_calls import PostedCall
 from agents_sdk.questions import Questions
 from agents_sdk.time_limit import TimeLimit
@@ -108,6 +108,16 @@ class Run:
     def claim(self) -> Claim:
         """The right to publish, as the broker gave it; for those who carry runs."""
         return self._claim
+
+    def check_open(self) -> None:
+        """Raise as its methods do once it was told to end, or has; for those who carry runs."""
+        self._emitter.check()
+        self._emitter.check_open(events.AGENT_STARTED)
+
+    @property
+    def over(self) -> bool:
+        """Whether it was told to end, or has ended; for those who carry runs."""
+        return self.stop_requested or self._emitter.ended
 
     @property
     def children(self) -> set[Scope]:
@@ -253,6 +263,7 @@ class Run:
         A run of its own within this one, with its own five events, on the same channel. ``content``
         is what it was asked.
         """
+        check_named("subagent", name)
         parent = self._claim
         request = RunRequest(
             run_id=new_id(),
@@ -282,6 +293,8 @@ class Scope:
         self._span: Span | None = None
 
     async def __aenter__(self) -> Run:
+        if self._parent is not None:
+            self._parent.check_open()
         self._task = asyncio.current_task()
         voice, request = self._host.voice, self._request
         if voice.tracing is not None:
@@ -303,6 +316,8 @@ class Scope:
         CURRENT.set(run)
         self._around = None if self._span is None else self._span.enter()
         asyncio.get_running_loop().call_soon(emitter.begin)
+        if self._parent is not None and self._parent.over:  # meanwhile
+            self.end()
         return run
 
     async def __aexit__(

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from agents_sdk.agent import Agent, AgentFunction, declare
+from agents_sdk.ids import check_named
 from agents_sdk.link import checked_durability
 from agents_sdk.service import Service
 from broker.config import Durability, Settings, load_settings
@@ -72,6 +73,7 @@ class Worker:
         out fails. ``on_busy``: what a message means for a thread with an open run.
         ``timeout_seconds``: after that the run fails with code ``timeout``.
         """
+        check_named('@worker.agent("name")', name)
 
         def decorate(function: AgentFunction) -> Agent:
             if name in self.agents:

@@ -107,12 +107,14 @@ class Channel:
     open: bytes
 
 
-def check_id(text: str) -> str:
+def check_id(text: object) -> str:
     """``text`` if it may be an id, else ``ValueError`` with the reason.
 
     1 to 256 bytes of UTF-8 without control characters; everything else is allowed, separators of
     keys included.
     """
+    if not isinstance(text, str):
+        raise ValueError("must be a string")
     try:
         size = len(text.encode())
     except UnicodeEncodeError:

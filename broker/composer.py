@@ -131,7 +131,9 @@ class Composer:
             or sent != lifecycle.flags,
         )
 
-    def _filled(self, event_type: str, given: Mapping[str, Any], at: Moment) -> dict[str, Any]:
+    def _filled(self, event_type: str, given: object, at: Moment) -> dict[str, Any]:
+        if not isinstance(given, Mapping):
+            raise InvalidEvent(event_type=event_type, field="payload", why="must be an object")
         if event_type in AS_GIVEN:
             return dict(given)
         known = Known(

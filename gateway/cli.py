@@ -24,7 +24,7 @@ from broker.config import Settings, load_settings
 from broker.errors import BrokerUnavailable, ConfigurationError, RuncastError
 from broker.logs import configure_logging
 from gateway.bench.command import bench
-from gateway.client_errors import ChatError
+from gateway.client_errors import ChatError, ConnectionRefused
 from gateway.key_source import require_verification_key
 
 COMMAND_GROUPS: Final = {
@@ -33,6 +33,13 @@ COMMAND_GROUPS: Final = {
 }
 """The entry points of pyproject.toml, for a checkout that is not installed."""
 
+REFUSED: Final = {
+    None: "Start a gateway there, or say where one is: --url, or RUNCAST_URL.",
+    401: "Sign with the gateway's RUNCAST_JWT_SECRET, or give a --token that it accepts.",
+    404: "Check the path of --url or RUNCAST_URL: it is /ws.",
+}
+"""What to do about a connection that was not made, by its HTTP status."""
+
 CONFIG_HELP: Final = "A TOML file with settings, as: port = 8080"
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=CONFIG_HELP)]
@@ -40,7 +47,7 @@ User = Annotated[str | None, typer.Option(help="Whose token to sign with RUNCAST
 Tenant = Annotated[str | None, typer.Option(help="The tenant in that token.")]
 GivenToken = Annotated[str | None, typer.Option("--token", help="A token, instead of --user.")]
 Url = Annotated[
-    str | None, typer.Option(help="The gateway, as ws://host:port/ws. [default: RUNCAST_URL]")
+    str | None, typer.Option(help="The gateway, as ws://host:port/ws. Absent: RUNCAST_URL.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: one JSON object per line.")]
 ModeOption = Annotated[str, typer.Option(help="main, factory, isolated or legacy.")]
@@ -57,6 +64,8 @@ def main() -> NoReturn:
         told = str(error)
         if isinstance(error, BrokerUnavailable):
             told = f"{told.rstrip('.')}. Check RUNCAST_REDIS_URL: runcast check tells more."
+        elif isinstance(error, ConnectionRefused) and error.status in REFUSED:
+            told = f"{told.rstrip('.')}. {REFUSED[error.status]}"
         Console(stderr=True).print("error:", told, style="red", markup=False, soft_wrap=True)
     sys.exit(1)
 
@@ -153,10 +162,13 @@ def gateway(
 def redis(
     *,
     port: Annotated[
-        int | None, typer.Option(help="Loopback port, 0 picks one. [default: a unix socket]")
+        int | None, typer.Option(help="Loopback port, 0 picks one. Absent: a unix socket.")
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where the data is kept. [default: the user's state folder]")
+        Path | None,
+        typer.Option(
+            help="Where the data is kept. Absent: RUNCAST_DATA_DIR, or the user's state folder."
+        ),
     ] = None,
 ) -> None:
     """Just the embedded Redis, until Ctrl-C. The first line printed is its URL."""
@@ -175,7 +187,14 @@ def token(
     config: Config = None,
 ) -> None:
     """A token for development, signed with RUNCAST_JWT_SECRET, on standard output."""
-    print(_sign(_settings(config), user, tenant, ttl_seconds, operator=operator))
+    settings = _settings(config)
+    if ttl_seconds > settings.jwt_max_age_seconds:
+        raise ConfigurationError(
+            setting="--ttl-seconds",
+            why=f"gateways refuse what is valid for longer than {settings.jwt_max_age_seconds} s",
+            todo="Choose less, or raise RUNCAST_JWT_MAX_AGE_SECONDS there and here.",
+        )
+    print(_sign(settings, user, tenant, ttl_seconds, operator=operator))
 
 
 def chat(
@@ -184,7 +203,7 @@ def chat(
     user: User = None,
     tenant: Tenant = None,
     given_token: GivenToken = None,
-    agent: Annotated[str | None, typer.Option(help="Which agent. [default: the gateway's]")] = None,
+    agent: Annotated[str | None, typer.Option(help="Which agent. Absent: the gateway's.")] = None,
     mode: ModeOption = "main",
     level: Level = None,
     thread: Thread = None,

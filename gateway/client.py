@@ -324,7 +324,8 @@ class ChatClient:
         """The payload of the reply; sent again on every new connection until there is one."""
         if self._keeper is None or self._keeper.done():
             raise self._failure or Closed(1000, "normal")
-        request = self._requests.open(kind, payload, message_id or new_id())
+        most = self.hello.get("max_message_bytes")
+        request = self._requests.open(kind, payload, message_id or new_id(), max_bytes=most)
         try:
             if self._socket is not None and not self._socket.closed:
                 # Lost on the way: the next connection sends it again.

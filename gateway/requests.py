@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 
+from broker.channels import check_id
 from broker.ids import RANDOM_BYTES, ulid
 from gateway.client_errors import BadFrame, Rejected
 
@@ -50,11 +51,24 @@ class Requests:
     def __init__(self) -> None:
         self._open: dict[str, Request] = {}
 
-    def open(self, kind: str, payload: Mapping[str, Any], key: str) -> Request:
-        """A new request, or the one that is open under this id."""
+    def open(
+        self, kind: str, payload: Mapping[str, Any], key: str, *, max_bytes: int | None
+    ) -> Request:
+        """A new request, or the one that is open under this id.
+
+        :raises Rejected: what a gateway's error would not name the call of, so that nobody would be
+            told: an id that is none, or more than ``max_bytes`` (None = not known).
+        """
         request = self._open.get(key)
         if request is None:
-            request = self._open[key] = Request(key, frame_text(kind, payload, key))
+            text = frame_text(kind, payload, key)
+            try:
+                check_id(key)
+            except ValueError as error:
+                raise Rejected("bad_frame", f"id {error}") from None
+            if max_bytes is not None and len(text.encode()) > max_bytes:
+                raise Rejected("message_too_large", f"a message has at most {max_bytes} bytes")
+            request = self._open[key] = Request(key, text)
         return request
 
     def texts(self) -> list[str]:

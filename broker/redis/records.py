@@ -159,13 +159,14 @@ class Renewal:
     stop: bool
 
 
-_SPEC_TYPES: Mapping[str, tuple[type, ...]] = {
+SPEC_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "name": (str,),
     "retries": (int,),
     "require_all_events": (bool,),
     "on_busy": (str,),
     "timeout_seconds": (int, float, NoneType),
 }
+"""Each field of :class:`AgentSpec`: an announcement with others is not read."""
 
 
 def spec_of(stored: bytes) -> AgentSpec | None:
@@ -176,7 +177,7 @@ def spec_of(stored: bytes) -> AgentSpec | None:
         return None
     if not isinstance(fields, dict) or "name" not in fields:
         return None
-    if not all(isinstance(value, _SPEC_TYPES.get(name, ())) for name, value in fields.items()):
+    if not all(isinstance(value, SPEC_TYPES.get(name, ())) for name, value in fields.items()):
         return None
     if fields.get("on_busy", "queue") not in get_args(OnBusy):
         return None

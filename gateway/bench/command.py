@@ -17,23 +17,23 @@ def bench(
     *,
     url: Annotated[
         str | None,
-        typer.Option(help="The gateway. [default: RUNCAST_URL; without, one of the bench's own]"),
+        typer.Option(help="The gateway. Absent: RUNCAST_URL; without, one of its own."),
     ] = None,
     connections: Annotated[
         int | None,
-        typer.Option(min=2, help="Chat clients. [default: 200; with a gateway of its own 1000]"),
+        typer.Option(min=2, help="Chat clients. Absent: 200; with a gateway of its own 1000."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="For all measures, about.")] = 20,
     rate: Annotated[float, typer.Option(min=1, help="Events a second to see latency at.")] = 200,
     most_rate: Annotated[
         float | None,
         typer.Option(
-            min=1, help="Never more events a second. [default: 2000; with its own gateway: no end]"
+            min=1, help="Never more events a second. Absent: 2000; with its own gateway: no end."
         ),
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(help="Of connect,memory,latency,throughput,fanout,resume. [default: all]"),
+        typer.Option(help="Of connect, memory, latency, throughput, fanout, resume. Absent: all."),
     ] = None,
     config: Annotated[
         Path | None,

@@ -15,6 +15,8 @@ from pathlib import Path
 import jwt
 import psutil
 import pytest
+from rich.text import Text
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from gateway.cli import COMMAND_GROUPS, program
@@ -111,9 +113,9 @@ class TestChat:
         [
             (("--user", "alice", "--agent", "nobody"), "unknown_agent"),
             (("--user", "alice", "--mode", "bogus"), "factory, isolated, legacy, main"),
-            (("--token", "a.b.c"), "HTTP 401"),
+            (("--token", "a.b.c"), "a --token that it accepts"),
             ((), "--user alice"),
-            (("--user", "alice", "--url", "ws://127.0.0.1:1/ws"), "ws://127.0.0.1:1"),
+            (("--user", "alice", "--url", "ws://127.0.0.1:1/ws"), "Start a gateway there"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
     )
@@ -144,6 +146,13 @@ def test_tail_follows_from_a_cursor_until_it_is_interrupted(system: System) -> N
 
 
 class TestToken:
+    def test_makes_none_that_gateways_refuse(self) -> None:
+        """Defect: tokens for longer than a gateway accepts them were made, and refused with 401."""
+        done = runcast("token", "--user", "alice", "--ttl-seconds", "2592001",
+                       RUNCAST_JWT_SECRET=SECRET)  # fmt: skip
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "RUNCAST_JWT_MAX_AGE_SECONDS" in done.stderr
+
     def test_prints_a_token_and_nothing_else(self) -> None:
         arguments = ("--user", "ops", "--tenant", "t", "--operator", "--ttl-seconds", "60")
         done = runcast("token", *arguments, RUNCAST_JWT_SECRET=SECRET)
@@ -253,6 +262,13 @@ class TestHelp:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_of_every_command_shows_examples(self, command: str) -> None:
         assert f"runcast {command}" in self.help(command).partition("Examples:")[2]
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_nothing_of_an_options_help_is_taken_for_markup(self, command: str) -> None:
+        """Defect: `[default: RUNCAST_URL]` and its like were written and not shown."""
+        found = get_command(program()).commands[command].params  # type: ignore[attr-defined]  # a group
+        for told in filter(None, (getattr(each, "help", None) for each in found)):
+            assert Text.from_markup(told).plain == told
 
     def test_a_wrong_option_is_status_2(self) -> None:
         assert CliRunner().invoke(program(), ["chat", "--bogus"]).exit_code == 2

@@ -211,6 +211,31 @@ async def test_a_rejection_is_an_error_of_the_call_that_asked() -> None:
         assert await ids(chat, "1-0") == ["1-0"]
 
 
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ({"content": "ä" * 200}, "message_too_large"),
+        ({"content": "hi", "message_id": "x" * 257}, "bad_frame"),
+        ({"content": "hi", "message_id": 5}, "bad_frame"),
+    ],
+)
+async def test_what_a_gateway_could_not_answer_is_rejected_here(
+    message: dict[str, Any], code: str
+) -> None:
+    """Defect: its error names no call, so that `send` waited for ever."""
+
+    async def line(here: Connection) -> None:
+        await here.hello(max_message_bytes=300)
+        await here.accept(await here.asked())
+        await stay(here)
+
+    async with serving(line) as server, client(server) as chat:
+        with pytest.raises(Rejected) as caught:
+            await chat.send(**message)
+        assert caught.value.code == code
+        assert (await chat.send("goes on")).id == "r"
+
+
 async def test_errors_that_answer_no_call_and_resyncs_are_among_the_events() -> None:
     async def line(here: Connection) -> None:
         await here.hello("9-0")

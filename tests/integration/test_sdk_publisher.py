@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -188,13 +188,19 @@ async def test_a_closed_publisher_says_so() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"user_id": ""}, {"agent_name": "a\nb"}, {"thread_id": "x" * 300}, {"scope": "world"}],
+    [
+        {"user_id": ""},
+        {"user_id": 5},
+        {"agent_name": "a\nb"},
+        {"thread_id": "x" * 300},
+        {"scope": "world"},
+    ],
 )
-async def test_ids_that_cannot_be_are_refused(settings: Settings, wrong: dict[str, str]) -> None:
+async def test_ids_that_cannot_be_are_refused(settings: Settings, wrong: dict[str, Any]) -> None:
     async with Publisher(settings=settings) as publisher:
-        given = {"user_id": "alice", "agent_name": "report"} | wrong
+        given: dict[str, Any] = {"user_id": "alice", "agent_name": "report"} | wrong
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
-            publisher.run(**given)  # type: ignore[arg-type]  # the wrong scope is the test
+            publisher.run(**given)
 
 
 async def _thoughts(broker: Broker, run_id: str, count: int) -> bool:

@@ -50,6 +50,14 @@ def test_an_event_has_the_runs_envelope_and_the_next_number() -> None:
     assert (said.seq, said.state, said.sent, said.changes) == (5, State.RUNNING, "s", True)
 
 
+@pytest.mark.parametrize("event_type", [*events.LIFECYCLE, "other"])
+@pytest.mark.parametrize("payload", ["thoughts", None, ["a"], 5])
+def test_a_payload_that_is_no_object_is_refused(event_type: str, payload: Any) -> None:
+    """Defect: Python's own errors, which a run that posts did not log but raised."""
+    with pytest.raises(InvalidEvent, match=f"{event_type}: field 'payload' must be an object"):
+        started().event(event_type, payload, AT)
+
+
 def test_what_changes_nothing_but_the_number_says_so() -> None:
     run = started()
     first, second = (run.event("agent_thinking", {"thoughts": "t"}, AT) for _ in range(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def test_a_declaration_leaves_an_agent_that_is_still_the_function() -> None:
         ("a", {"retries": -1}, "retries"),
         ("a", {"on_busy": "panic"}, "'panic' is unknown"),
         ("a", {"timeout_seconds": 0}, "must be positive"),
+        ("a", {"retries": 2.0}, "retries: must be int"),
+        ("a", {"require_all_events": "yes"}, "require_all_events: must be bool"),
+        ("a", {"timeout_seconds": "5"}, "timeout_seconds: must be int or float or NoneType"),
     ],
 )
 def test_a_wrong_declaration_is_explained(name: str, options: dict[str, Any], told: str) -> None:
@@ -48,6 +52,22 @@ def test_a_function_that_is_not_async_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="is not an `async def` function"):
         Worker().agent("a")(plain)  # type: ignore[arg-type]  # the mistake that is tested
+
+
+def test_a_function_that_yields_is_told_how_to_stream() -> None:
+    """Defect: it was said not to be `async def`, which it is."""
+
+    async def streams(run: Run) -> AsyncIterator[str]:
+        yield "a"
+
+    with pytest.raises(ConfigurationError, match=r"it yields.* run.write"):
+        Worker().agent("a")(streams)  # type: ignore[arg-type]  # the mistake that is tested
+
+
+def test_a_declaration_without_a_name_is_refused() -> None:
+    """Defect: `@worker.agent` alone declared nothing, and nobody said so."""
+    with pytest.raises(ConfigurationError, match=r'@worker.agent\("name"\).* must be a string'):
+        Worker().agent(noop)  # type: ignore[arg-type]  # the mistake that is tested
 
 
 def test_a_name_is_declared_once() -> None:

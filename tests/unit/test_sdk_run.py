@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents_sdk import (
+    ConfigurationError,
     EventTooLarge,
     InvalidEvent,
     LifecycleError,
@@ -137,9 +138,12 @@ async def test_an_exception_fails_the_run_with_its_code() -> None:
     expect(events).started().completed("failed", error="value_error", response=None).nothing_else()
 
 
-async def test_leaving_the_process_fails_the_run_and_not_the_worker() -> None:
+@pytest.mark.parametrize("leaving", [SystemExit(3), KeyboardInterrupt()])
+async def test_leaving_the_process_fails_the_run_and_not_the_worker(leaving: BaseException) -> None:
+    """Defect: the interrupt of a process pool's child, at Ctrl-C, ended the worker's other runs."""
+
     async def leaves(run: Run) -> None:
-        raise SystemExit(3)
+        raise leaving
 
     expect(await run_agent(leaves)).started().completed("failed", error="agent_exited")
 
@@ -578,6 +582,30 @@ async def test_a_subagent_has_a_life_of_its_own() -> None:
     chain.started().thinking("searching").completed(response="found").nothing_else()
 
 
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 300, 5])
+async def test_a_subagents_name_is_an_agents_name(name: Any) -> None:
+    """Defect: events told of agents whose names no worker could declare."""
+
+    async def opens(run: Run) -> None:
+        with pytest.raises(ConfigurationError, match="subagent"):
+            run.subagent(name)
+
+    expect(await run_agent(opens)).started().completed("succeeded").nothing_else()
+
+
+class SlowHost(RecordingHost):
+    """Opens runs when it may, where somebody has said so."""
+
+    opening: asyncio.Event | None = None
+    may_open: asyncio.Event | None = None
+
+    async def open_run(self, request: RunRequest) -> Claim:
+        if self.opening is not None and self.may_open is not None:
+            self.opening.set()
+            await self.may_open.wait()
+        return await super().open_run(request)
+
+
 async def test_a_failing_subagent_fails_and_the_parent_may_go_on() -> None:
     async def agent(run: Run) -> str:
         with contextlib.suppress(ValueError):
@@ -623,6 +651,53 @@ async def test_a_child_in_a_forgotten_task_ends_with_its_parent() -> None:
         await tasks[0]
     expect(events).started().completed().nothing_else()
     chain = expect(events).subagent("searcher").started()
+    chain.completed("cancelled", error="parent_ended").nothing_else()
+
+
+async def test_a_run_that_was_told_to_end_opens_no_child() -> None:
+    """Defect: an agent that went on after its stop had sub-agents which nobody ended."""
+
+    async def deaf(run: Run) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        async with run.subagent("searcher") as child:
+            await child.think("…")
+
+    events = await run_agent(deaf, stop_at=lambda event: event["type"] == "agent_started")
+    expect(events).started().completed("cancelled", error="stopped").nothing_else()
+    assert {event["agent_name"] for event in events} == {"deaf"}
+
+
+async def test_a_run_that_has_ended_opens_no_child() -> None:
+    runs = []
+
+    async def agent(run: Run) -> None:
+        runs.append(run)
+
+    events = await run_agent(agent)
+    with pytest.raises(LifecycleError):
+        await runs[0].subagent("searcher").__aenter__()
+    expect(events).started().completed().nothing_else()
+    assert len(events) == 2
+
+
+async def test_a_child_that_is_opened_while_its_parent_ends_ends_with_it() -> None:
+    """Defect: it belonged to nobody, and went on for as long as it liked."""
+    host, opening, ended = SlowHost(), asyncio.Event(), asyncio.Event()
+
+    async def forgotten(run: Run) -> None:
+        host.opening, host.may_open = opening, ended
+        async with run.subagent("searcher"):
+            await asyncio.sleep(60)
+
+    async with Scope(host, request()) as run:
+        task = asyncio.create_task(forgotten(run))
+        await opening.wait()
+    ended.set()
+    with pytest.raises(RunStopped):
+        await task
+    expect(host.events).started().completed().nothing_else()
+    chain = expect(host.events).subagent("searcher")
     chain.completed("cancelled", error="parent_ended").nothing_else()
 
 
