@@ -144,6 +144,28 @@ class Follower:
             del trail[:TRAIL]
         self.raw = event_id
 
+    def behind(self, raw: bytes) -> Follower:
+        """For one who has what was passed on here up to ``raw``, and reads the log from there.
+
+        A log that begins later is a hole for him, also after ``0-0``.
+        """
+        follower = Follower(from_redis(raw), level=True)
+        follower.lose_touch()
+        if raw == self.raw:
+            follower._trail = list(self._trail)
+        elif raw in self._trail:
+            follower._trail = self._trail[: self._trail.index(raw)]
+        return follower
+
+    def lacks(self, entry: Entry) -> bool:
+        """Whether the entry is before the position and, for all that is known, was not passed on.
+
+        A failover has put it there.
+        """
+        trail = self._trail
+        is_within = bool(trail) and from_redis(trail[0]) < entry.cursor < self.position
+        return is_within and entry.id not in trail
+
     def lose_touch(self) -> None:
         """The live channel was interrupted: what comes next must be proven by the log."""
         self.level = False

@@ -204,7 +204,7 @@ class Commands:
     async def enqueue(self, registered: Registered, spec: AgentSpec, owner: Owner) -> None:
         """Give the run to its agent's workers. When Redis stays away, the sweeper does it."""
         try:
-            if spec.on_busy == "interrupt" and not registered.duplicate:
+            if spec.on_busy == "interrupt":  # of a repeated message too: who took it may have died
                 for run_id in registered.busy:
                     await self.stop(owner, run_id)
             if registered.enqueue:

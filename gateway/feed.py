@@ -42,13 +42,15 @@ Batch = Sequence[tuple[bytes, bytes, bytes]]
 class Joining:
     """A socket that is being fed from the log until it is level with the channel.
 
-    ``deltas``: those heard while the kept texts are fetched; ``ended``: the runs that ended then.
+    ``deltas``: those heard while the kept texts are fetched; ``ended``: the runs that ended then,
+    as far as it was heard or read. ``doubted``: the log may not have its position any more.
     ``starved``: it did not get all of the text, so it has to be fed again. ``waits``: it has all,
     and the feed is not as far yet.
     """
 
     follower: Follower
     deltas: list[Entry] | None = None
+    doubted: bool = False
     starved: bool = False
     waits: bool = False
     ended: set[bytes] = field(default_factory=set)

@@ -128,6 +128,9 @@ class Feeder:
                     if not await self._read_on(feed, socket, joining):
                         return
                     continue
+                if joining.doubted:
+                    await self._prove(feed, socket, joining)
+                    continue
                 joining.deltas = []
                 texts = await self._broker.open_texts(feed.channel)
                 if texts and not await self._read_before(feed, socket, joining):
@@ -178,11 +181,26 @@ class Feeder:
         if not room:
             return await self._room(socket)
         if page.hole:
-            resync = await go_on(self._broker, feed, follower)
-            if resync is not None and feed.joining.get(socket) is joining:
-                self._hub.told_resync(resync.reason)
-                socket.send(resync.frame())
+            await self._go_on(feed, socket, joining)
         return True
+
+    async def _prove(self, feed: Feed, socket: Socket, joining: Joining) -> None:
+        """Where the feed is itself, or what the log has, is no doubtful position."""
+        follower, joining.doubted = joining.follower, False
+        position = follower.position
+        if position == feed.follower.position:
+            return
+        glance = await self._broker.glance(feed.channel, position)
+        if follower.position != position:
+            joining.doubted = True
+        elif not glance.found:
+            await self._go_on(feed, socket, joining)
+
+    async def _go_on(self, feed: Feed, socket: Socket, joining: Joining) -> None:
+        resync = await go_on(self._broker, feed, joining.follower)
+        if resync is not None and feed.joining.get(socket) is joining:
+            self._hub.told_resync(resync.reason)
+            socket.send(resync.frame())
 
     async def _room(self, socket: Socket) -> bool:
         while True:
@@ -196,12 +214,9 @@ class Feeder:
                 socket.close(TOO_SLOW)
                 return False
 
-    def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
+    def feed_from_log(self, feed: Feed, member: Member, follower: Follower) -> None:
         """A socket without room: wait for it, then feed it from the log."""
-        # Once level, so a log that begins later than ``after`` is a hole, also after ``0-0``.
-        follower = Follower(after, level=True)
-        follower.lose_touch()
-        joining = feed.joining[member] = Joining(follower)
+        joining = feed.joining[member] = Joining(follower, doubted=True)
         self._spawn(self._feed_when_drained(feed, as_socket(member), joining))
 
     async def _feed_when_drained(self, feed: Feed, socket: Socket, joining: Joining) -> None:

@@ -17,7 +17,6 @@ from typing import Protocol
 
 from broker.channels import Channel
 from broker.codec import NO_ID, WORDS, Entry, from_live, is_id
-from broker.cursor import Cursor, from_redis
 from broker.events import AGENT_COMPLETED, AGENT_DELTA, AGENT_STARTED, USER_MESSAGE
 from broker.replay import Follower
 from gateway.feed import Batch, Feed, Joining, Member, Missed
@@ -47,8 +46,8 @@ class Needs(Protocol):
     def refill(self, feed: Feed, run: bytes) -> None:
         """A delta of this run was missed: read the kept text."""
 
-    def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
-        """The socket has no room, or lost touch: feed it from ``after`` when it has."""
+    def feed_from_log(self, feed: Feed, member: Member, follower: Follower) -> None:
+        """The socket has no room, or lost touch: feed it from there when it has."""
 
     def taken_over(self, feed: Feed, by: bytes) -> None:
         """Another socket took this isolated connection up."""
@@ -222,13 +221,15 @@ class Hub:
             for member in others:
                 if member in feed.live and not self._passed(feed, member, entry, frames):
                     del feed.live[member]
-                    self._needs.feed_from_log(feed, member, from_redis(entry.prev))
+                    self._needs.feed_from_log(feed, member, feed.follower.behind(entry.prev))
 
     def write(self, feed: Feed, member: Member, entry: Entry) -> bool:
         """Give one socket an event read from the log; False when it has no room."""
         if entry.owner != feed.owner:
             self._withhold(feed, entry)
             return True
+        if (joining := feed.joining.get(member)) is not None:
+            self._note_end(joining, entry)
         return self._passed(feed, member, entry, Frames(entry, ws_event(entry.id, entry.body)))
 
     def join(self, feed: Feed, member: Member, follower: Follower) -> bool:
@@ -267,7 +268,7 @@ class Hub:
         for member in list(feed.live):
             if not self._write_delta(feed, member, delta, frame):
                 del feed.live[member]
-                self._needs.feed_from_log(feed, member, feed.follower.position)
+                self._needs.feed_from_log(feed, member, feed.follower.behind(feed.follower.raw))
         for member, joining in list(feed.joining.items()):
             if joining.deltas is None:
                 if joining.waits and not self._write_delta(feed, member, delta, frame):
@@ -313,21 +314,32 @@ class Hub:
     def _emit_joining(self, feed: Feed, entry: Entry, frames: Frames) -> None:
         for member, joining in list(feed.joining.items()):
             follower = joining.follower
-            if joining.deltas is not None and entry.type == _COMPLETED:
-                joining.ended.add(entry.run)
+            self._note_end(joining, entry)
             if follower.hear(entry) and not self._passed(feed, member, entry, frames):
                 follower.give_back(entry)
             if not joining.waits:
                 continue  # whoever feeds it sees whether it is still level
-            if not follower.level:
+            if not follower.level or follower.lacks(entry):
                 self._feed_again(feed, member, joining)
             elif follower.position == entry.cursor:
                 del feed.joining[member]
                 feed.live[member] = None
 
+    def doubt(self, feed: Feed) -> None:
+        """A failover took the feed back: whoever joins it may stand on what is gone as well."""
+        for member, joining in list(feed.joining.items()):
+            joining.doubted = True
+            if joining.waits:
+                self._feed_again(feed, member, joining)
+
+    def _note_end(self, joining: Joining, entry: Entry) -> None:
+        if joining.deltas is not None and entry.type == _COMPLETED:
+            joining.ended.add(entry.run)
+
     def _feed_again(self, feed: Feed, member: Member, joining: Joining) -> None:
         del feed.joining[member]
-        self._needs.feed_from_log(feed, member, joining.follower.position)
+        follower = joining.follower
+        self._needs.feed_from_log(feed, member, follower.behind(follower.raw))
 
     def _note_run(self, feed: Feed, entry: Entry) -> None:
         if entry.type == _MESSAGE:

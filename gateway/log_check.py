@@ -65,7 +65,7 @@ class LogCheck:
         for feed in feeds:
             feed.follower.lose_touch()
             (watched if feed.open_runs else others)[feed.channel.live] = feed
-        self._due = watched | self._due | others
+        self._due = watched | self._due | others | watched  # first, and as they are now
         if self._due and not self._running:
             self._running = True
             self._spawn(self._work())

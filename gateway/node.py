@@ -298,7 +298,11 @@ class Node:
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refreshed = time.monotonic()
                 with suppress(BrokerUnavailable):
-                    await self.take_up.keep(self.sockets)
+                    await self._keep_isolated()
+
+    async def _keep_isolated(self) -> None:
+        for socket in await self.take_up.keep(self.sockets):
+            socket.close(close_codes.TAKEN_OVER)
 
     def _beat(self, turn: int) -> None:
         for socket in list(self.sockets.turn(turn)):

@@ -19,6 +19,7 @@ from broker.cursor import Cursor
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.topology import new_subscriber
+from broker.replay import Follower
 from gateway.close_codes import TAKEN_OVER, UNAVAILABLE
 from gateway.delivery_trace import OnMessage, OnReadEnd, traced
 from gateway.feed import Feed, Member
@@ -210,6 +211,7 @@ class Relay:
     async def _go_on(self, feed: Feed) -> None:
         """The log does not continue the feed: those who were told what came before are told."""
         resync = await go_on(self.broker, feed, feed.follower)
+        self.hub.doubt(feed)
         if resync is None:
             return
         self.hub.told_resync(resync.reason)
@@ -281,9 +283,9 @@ class Relay:
         self.hub.refilled(feed, run, text.delta(0) if text is not None else None)
         self.flush()
 
-    def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
+    def feed_from_log(self, feed: Feed, member: Member, follower: Follower) -> None:
         """A socket without room: feed it from the log when it has."""
-        self.feeder.feed_from_log(feed, member, after)
+        self.feeder.feed_from_log(feed, member, follower)
 
     def taken_over(self, feed: Feed, by: bytes) -> None:
         """Close the sockets of an isolated channel that had it before turn ``by``."""

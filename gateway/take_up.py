@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -25,6 +26,8 @@ REFRESH_SECONDS: Final = 30.0
 """How often the connections that live are kept known."""
 
 KEEP_SECONDS: Final = TAKE_UP_SECONDS + round(REFRESH_SECONDS)
+
+S = TypeVar("S", bound=Connected)
 
 
 class TakeUp:
@@ -79,16 +82,26 @@ class TakeUp:
         latest = await self._client.execute("GET", turns)
         return int(latest or 0) <= opening.turn
 
-    async def keep(self, connected: Iterable[Connected]) -> None:
-        """Isolated connections can be taken up for their time, counted from their loss."""
-        await self._client.execute_many(
-            [
-                ("EXPIRE", key(each.identity.owner, each.connection_id), KEEP_SECONDS)
-                for each in connected
-                if each.opening.mode is Mode.ISOLATED
-                for key in (self._keys.connection, self._keys.turns)
-            ]
+    async def keep(self, connected: Iterable[S]) -> list[S]:
+        """Isolated connections can be taken up for their time, counted from their loss.
+
+        Returns those that were, and did not hear of it: a notice can be lost.
+        """
+        isolated = [each for each in connected if each.opening.mode is Mode.ISOLATED]
+        keys = [
+            key(each.identity.owner, each.connection_id)
+            for each in isolated
+            for key in (self._keys.connection, self._keys.turns)
+        ]
+        await self._client.execute_many([("EXPIRE", key, KEEP_SECONDS) for key in keys])
+        turns = await asyncio.gather(
+            *[self._client.submit("GET", key) for key in keys[1::2]], return_exceptions=True
         )
+        return [
+            each
+            for each, turn in zip(isolated, turns, strict=True)
+            if isinstance(turn, bytes) and turn.isdigit() and int(turn) > each.opening.turn
+        ]
 
 
 def _unknown() -> BadRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -42,9 +43,9 @@ class Runs(Quotas):
         """Register a run, once per message id.
 
         With ``echo`` the user's message goes to the channel.
-        The same message id again answers the run that it began. Raises ThreadBusy (``on_busy`` is
-        ``"reject"``), LimitReached (the request's allowance) or BrokerUnavailable. Not queued yet:
-        :meth:`enqueue` does that.
+        The same message id again answers the run that it began; the same request again, after a
+        lost reply, is the first one. Raises ThreadBusy (``on_busy`` is ``"reject"``), LimitReached
+        (the request's allowance) or BrokerUnavailable. Not queued yet: :meth:`enqueue` does that.
         """
         spec = spec or AgentSpec(name=request.agent)
         body = b""
@@ -64,8 +65,10 @@ class Runs(Quotas):
             )
         timeout_ms = milliseconds(self.limits.queue_timeout_seconds / 10)
         reply = await self._register(request, spec, timeout_ms=timeout_ms, echo=body, worker="")
+        busy = tuple(run.decode() for run in reply[2:])
         if reply[0] == b"DUPLICATE":
-            return await self._begun(request.channel.partition, reply[1].decode())
+            begun = await self._begun(request.channel.partition, reply[1].decode())
+            return replace(begun, busy=busy)
         return Registered(
             run_id=request.run_id,
             thread_id=request.thread_id,
@@ -73,7 +76,7 @@ class Runs(Quotas):
             partition=request.channel.partition,
             duplicate=False,
             enqueue=reply[1] == b"1",
-            busy=tuple(run.decode() for run in reply[2:]),
+            busy=busy,
         )
 
     async def begun_by(self, owner: Owner, message_id: str) -> Registered:

@@ -325,7 +325,7 @@ async def test_an_accepted_message_is_at_the_replica(pair: Pair, broker: Broker)
             await broker.register(asked, epoch_ms=0)
     pair.go_on()
     registered = await in_time(lambda: broker.register(asked, epoch_ms=0))
-    assert (registered.run_id, registered.duplicate) == (asked.run_id, True)
+    assert (registered.run_id, registered.duplicate) == (asked.run_id, False)
     key = broker.keys.run(registered.partition, registered.run_id)
     assert command(pair.replica, "EXISTS", key) == 1
 

@@ -1,12 +1,14 @@
 """After an interruption every channel is proven by its log, in batches, watched channels first."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from broker.channels import Channel, Owner, Scope
 from broker.codec import Entry
 from broker.cursor import Cursor
+from broker.errors import BrokerUnavailable
 from broker.redis import scripts
 from broker.redis.broker import Broker
 from gateway.app import Gateway
@@ -145,6 +147,32 @@ async def test_an_end_read_before_another_interruption_proves_nothing(
     passed_on.set()
     await eventually(lambda: feed.follower.level)
     assert [feed.follower.position] == await broker.ends([feed.channel])
+
+
+async def test_a_channel_that_was_opened_anew_is_proven_and_not_the_one_before(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is away, the channel is left and opened again, and then it is interrupted once more."""
+    (former,) = await opened(gateway, 1)
+    relay, broker = gateway.node.relay, gateway.node.broker
+    monkeypatch.setattr(relay, "check_tails", Nothing())  # it would find out later
+    ends, away = broker.ends, True
+
+    async def asked(channels: Sequence[Channel]) -> list[Cursor | None]:
+        if away:
+            raise BrokerUnavailable(why="it is away")
+        return await ends(channels)
+
+    monkeypatch.setattr(broker, "ends", asked)
+    relay.log_check.add([former])
+    relay._close(former)
+    (present,) = await opened(gateway, 1)
+    assert present is not former
+    present.open_runs[b"r"] = None
+    relay.log_check.add([present])
+    away = False
+    await eventually(lambda: not relay.log_check.pending)
+    await eventually(lambda: present.follower.level)
 
 
 class Nothing:

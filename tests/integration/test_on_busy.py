@@ -6,11 +6,17 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agents_sdk import Run, Worker
+from agents_sdk.ids import new_id
+from broker.channels import Owner, Scope
 from broker.config import Settings
 from broker.redis.broker import Broker
-from broker.redis.records import OnBusy
+from broker.redis.records import OnBusy, RunRequest
+from gateway.app import Gateway
 from tests.mission_critical.test_g1_published_once import opened
 from tests.support.clients import Client
+from tests.support.fault_proxy import FaultProxy
+from tests.support.faults import command
+from tests.support.servers import Redis
 
 
 class Gate:
@@ -90,6 +96,52 @@ async def test_a_new_message_interrupts(base: str, gate: Gate) -> None:
         end = await client.completed(second)
         assert end["payload"]["status"] == "succeeded"
         assert gate.most == 1
+
+
+async def test_a_new_message_interrupts_also_when_the_reply_to_its_registration_is_lost(
+    settings: Settings, gate: Gate, redis_server: Redis
+) -> None:
+    """Tried again, it counted as sent twice: what it was to interrupt went on, and it waited."""
+    with FaultProxy(("127.0.0.1", redis_server.port)) as proxy:
+        behind = settings.model_copy(update={"redis_url": proxy.url})
+        async with (
+            Gateway(behind) as gateway,
+            Client(f"http://127.0.0.1:{gateway.port}", thread_id="t") as client,
+        ):
+            first = await client.ask("x", agent="gated interrupt")
+            await client.until(lambda _: client.events(first)[1:])
+            fault = proxy.lose_reply(command("EVALSHA", b'"message_id":"m2"'))
+            second = await client.ask("y", agent="gated interrupt", ref="m2")
+            assert fault.hits == 1
+            assert (await client.reply("m2"))["payload"]["duplicate"] is False
+            end = await client.completed(first)
+            assert end["payload"]["status"] == "cancelled"
+            gate.open.set()
+            await client.completed(second)
+
+
+async def test_a_message_sent_again_interrupts_when_its_gateway_died_before_it_did(
+    base: str, gate: Gate, broker: Broker
+) -> None:
+    owner = Owner("", "alice")
+    async with Client(base, thread_id="t") as client:
+        first = await client.ask("x", agent="gated interrupt")
+        await client.until(lambda _: client.events(first)[1:])
+        request = RunRequest(
+            run_id=new_id(),
+            owner=owner,
+            channel=broker.keys.channel(owner, Scope.USER),
+            thread_id="t",
+            agent="gated interrupt",
+            message_id="m2",
+        )
+        spec = await broker.agent(request.agent)
+        await broker.register(request, spec, epoch_ms=0)
+        assert await client.ask("y", agent="gated interrupt", ref="m2") == request.run_id
+        end = await client.completed(first)
+        assert end["payload"]["status"] == "cancelled"
+        gate.open.set()
+        await client.completed(request.run_id)
 
 
 async def test_parallel_runs_share_a_thread(base: str, gate: Gate) -> None:

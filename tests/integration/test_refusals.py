@@ -16,7 +16,7 @@ from broker.config import Settings
 from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec
 from gateway.app import Gateway
-from tests.support.clients import Client, eventually
+from tests.support.clients import Client, eventually, lose_live
 from tests.support.servers import OPERATOR_KEY, SECRET, token
 
 HANDSHAKE = {
@@ -449,6 +449,23 @@ async def test_of_simultaneous_take_ups_exactly_one_stays(base: str, settings: S
             assert {each.close_code for each in clients} == {None, 4409}
             await asyncio.gather(*(client.__aexit__() for client in clients))
         assert await first.closed() == 4409
+
+
+async def test_a_former_socket_that_did_not_hear_of_the_take_up_is_closed_too(
+    gateway: Gateway, base: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gateway missed the notice, and from then on two sockets read one isolated channel."""
+    lose_live(gateway, monkeypatch, lambda message: b" taken_over\n" in message)
+    monkeypatch.setattr("gateway.node.REFRESH_SECONDS", 0.0)
+    async with Gateway(settings) as other, Client(base, mode="isolated") as former:
+        hello = (await former.first("connection_established"))["payload"]
+        again = {"connection": hello["connection_id"], "secret": hello["secret"]}
+        at = f"http://127.0.0.1:{other.port}"
+        async with Client(at, mode="isolated", query=again) as present:
+            await present.first("live")
+            assert await former.closed() == 4409
+            await present.send("ping", ref="mine")
+            await present.reply("mine")
 
 
 async def test_what_cannot_be_parsed_is_not_logged(

@@ -14,10 +14,12 @@ from contextlib import AsyncExitStack
 import pytest
 
 from agents_sdk import Publisher, Run
+from broker.channels import Channel
 from broker.config import Settings
+from broker.redis.log import Text
 from gateway.app import Gateway
 from tests.integration.sdk_rig import faulty_network
-from tests.support.clients import Client, Frame, live_connection
+from tests.support.clients import Client, Frame, live_connection, lose_live
 from tests.support.slow_reader import slow_reader
 
 pytestmark = pytest.mark.timeout(300)
@@ -223,6 +225,35 @@ async def test_after_an_interruption_text_waits_for_the_events_before_it(
     account = Account(client.frames)
     assert account.ahead == []
     assert account.text.decode() == account.response == agent.written
+
+
+async def test_text_of_a_run_that_ended_while_it_was_read_is_not_given_after_the_end(
+    gateway: Gateway, base: str, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A joining client finds the end in the log, before the gateway has heard of it."""
+    lose_live(gateway, monkeypatch, lambda message: b" agent_completed\n" in message)
+    read, was_read, ended = gateway.node.broker.open_texts, asyncio.Event(), asyncio.Event()
+
+    async def read_early(channel: Channel) -> list[Text]:
+        texts = await read(channel)
+        was_read.set()
+        await ended.wait()
+        return texts
+
+    monkeypatch.setattr(gateway.node.broker, "open_texts", read_early)
+    async with Client(base, "alice") as first, AsyncExitStack() as stack:
+        await first.first("live")
+        async with publisher.run(user_id="alice", thread_id="t", agent_name="writer") as run:
+            await run.write("abc")
+            await first.first("agent_delta")
+            client = Client(base, "alice", query={"after": "0-0"})
+            await stack.enter_async_context(client)
+            await was_read.wait()
+        ended.set()
+        await client.completed(run.id)
+        await client.first("live")
+        assert Account(client.frames).response == "abc"
+        assert [frame for frame in client.frames if frame["type"] == "agent_delta"] == []
 
 
 async def test_a_slow_socket_gets_events_before_text_and_never_text_before_events(

@@ -86,9 +86,9 @@ class Recorder:
     def refill(self, feed: Feed, run: bytes) -> None:  # noqa: ARG002
         self.asked.append(("refill", run))
 
-    def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
-        self.asked.append(("feed_from_log", member, after))
-        feed.joining[member] = Joining(Follower(after))
+    def feed_from_log(self, feed: Feed, member: Member, follower: Follower) -> None:
+        self.asked.append(("feed_from_log", member, follower.position))
+        feed.joining[member] = Joining(follower)
 
     def taken_over(self, feed: Feed, by: bytes) -> None:  # noqa: ARG002
         self.asked.append(("taken_over", by))
@@ -408,6 +408,32 @@ def test_a_joining_socket_that_missed_what_the_feed_has_reads_again() -> None:
     feed.joining[joiner] = Joining(Follower(Cursor(1, 0), level=True), waits=True)
     hear(hub, event(3))
     assert needs.asked == [("feed_from_log", joiner, Cursor(1, 0))]
+
+
+def test_a_joining_socket_that_lacks_what_comes_before_its_position_reads_again() -> None:
+    """It has 3 and 5, the feed neither; a failover takes them back, the other master has added 4.
+
+    It let pass everything that was older than what was taken back, and was told nothing.
+    """
+    hub, feed, needs = opened()
+    joiner, follower = Socket(), Follower(ZERO)
+    follower.read([from_live(event(at, after=max(0, at - 2))) for at in (1, 3, 5)], end=True)
+    feed.joining[joiner] = Joining(follower, waits=True)
+    hear(hub, event(1))
+    assert needs.asked == []
+    hear(hub, event(4, after=1))
+    assert needs.asked == [("feed_from_log", joiner, Cursor(5, 0))]
+    assert feed.joining[joiner].follower.trail == [ZERO, Cursor(1, 0), Cursor(3, 0)]
+
+
+def test_who_waits_for_a_feed_that_was_taken_back_is_fed_again() -> None:
+    hub, feed, needs = opened()
+    waits, reads = Socket(), Socket()
+    feed.joining[waits] = Joining(Follower(Cursor(5, 0), level=True), waits=True)
+    feed.joining[reads] = reading = Joining(Follower(Cursor(3, 0)))
+    hub.doubt(feed)
+    assert needs.asked == [("feed_from_log", waits, Cursor(5, 0))]
+    assert (feed.joining[reads], reading.doubted) == (reading, True)
 
 
 def test_events_while_the_texts_are_fetched_are_given_and_the_socket_stays_joining() -> None:
@@ -779,10 +805,10 @@ class House:
         kept = from_live(piece(0, text.decode(errors="ignore"), run=run.decode()))
         self.hub.refilled(self.feed, run, kept if text else None)
 
-    def feed_from_log(self, feed: Feed, member: Member, after: Cursor) -> None:
+    def feed_from_log(self, feed: Feed, member: Member, follower: Follower) -> None:
         assert isinstance(member, Socket)
         assert member not in feed.live
-        feed.joining[member] = Joining(Follower(after))
+        feed.joining[member] = Joining(follower)
         self.tasks.append(self._feed_when_drained(member))
 
     def _feed_when_drained(self, socket: Socket) -> Task:

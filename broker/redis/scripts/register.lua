@@ -17,11 +17,12 @@
 --         <of these waiting for a worker> <threads>"; "" for a run that no client begins: it only counts
 --       13… field, value pairs of the run's hash
 -- Reply {"NEW", "1" to enqueue | "0" held behind the thread's open run, open run ids…}
---       {"DUPLICATE", run id that the message began}
+--       {"DUPLICATE", run id that the message began, ids of the open runs it is held behind…}
 -- Error THREAD_BUSY  RUN_EXISTS
 --       LIMIT_REACHED messages_per_minute MS | runs | queued_runs | threads MS   (MS: until it may be had)
 -- The same again, of a message or of the worker that has it, registers nothing and costs nothing of the
 -- limits, but it writes: so that a WAIT behind it, on whatever connection, covers the registration too.
+-- Of a message with the same run id it is a retry, whose first reply was lost: that is given again.
 
 local run, message, thread, runs, threads = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KEYS[9]
 local id, on_busy, ttl, worker = ARGV[1], ARGV[3], ARGV[5], ARGV[9]
@@ -35,11 +36,31 @@ local function has_ended(other)
   return not state or state == 'completed'
 end
 
+local function ahead_of(begun)
+  local ahead = {}
+  for _, other in ipairs(redis.call('LRANGE', thread, 0, -1)) do
+    if other == begun then
+      return ahead
+    elseif is_there(run, id, other) then
+      ahead[#ahead + 1] = other
+    end
+  end
+  return {} -- on another thread
+end
+
 if ARGV[2] == '1' then
   local begun = redis.call('GET', message)
   if begun then
     redis.call('EXPIRE', message, ttl)
-    return {'DUPLICATE', begun}
+    local held = redis.call('HGET', key_of(run, begun), 'held')
+    local reply = {'DUPLICATE', begun}
+    if begun == id then
+      reply = {'NEW', held and '0' or '1'}
+    end
+    for _, other in ipairs(held and ahead_of(begun) or {}) do
+      reply[#reply + 1] = other
+    end
+    return reply
   end
 end
 if redis.call('EXISTS', run) == 1 then
