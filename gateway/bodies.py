@@ -25,6 +25,10 @@ async def read_any(request: web.Request) -> dict[str, Any]:
         raw = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise BadRequest("message_too_large", "a body has too many bytes", status=413) from None
+    except web.RequestPayloadError:
+        raise BadRequest("bad_body", "the body is not encoded as Content-Encoding says") from None
+    except ConnectionResetError:
+        raise BadRequest("gone", "The client went away.") from None
     try:
         fields = orjson.loads(raw or b"{}")
     except orjson.JSONDecodeError:

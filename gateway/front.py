@@ -24,6 +24,7 @@ from gateway.upgrade import is_websocket
 
 if TYPE_CHECKING:
     from aiohttp.base_protocol import BaseProtocol
+    from aiohttp.web_protocol import RequestHandler
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +32,8 @@ MAX_EARLY_BYTES: Final = 64 * 1024
 """Of what a client sends before it is let in: beyond that it is not read from until then."""
 
 SILENT_SECONDS: Final = 10.0
-"""A socket that has sent nothing by then is closed, for it is nobody's yet; the TLS handshake is
-something that it has to come through within that time."""
+"""A socket that has sent no whole head of a request by then is closed, for it is nobody's yet; the
+TLS handshake is something that it has to come through within that time."""
 
 _END: Final = b"\r\n\r\n"
 
@@ -43,7 +44,7 @@ class Fronts:
     def __init__(
         self,
         entrance: Entrance,
-        aiohttp: Callable[[], asyncio.Protocol],
+        aiohttp: Callable[[], RequestHandler],
         certificate: Certificate | None = None,
     ) -> None:
         self.entrance, self.aiohttp, self._certificate = entrance, aiohttp, certificate
@@ -60,12 +61,13 @@ class Fronts:
         for front in list(self._waiting):
             if front.since >= before:
                 break  # in the order in which they came
-            front.transport.abort()
+            front.give_up()
+            self.discard(front)
 
     async def close(self) -> None:
         """Close all of them, and end what is under way."""
         for front in list(self._waiting):
-            front.transport.abort()
+            front.give_up()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -88,12 +90,13 @@ class Fronts:
 class Front(asyncio.Protocol):
     """One socket until it is known what it wants."""
 
-    __slots__ = ("_early", "_entering", "_fronts", "since", "transport")
+    __slots__ = ("_early", "_entering", "_fronts", "_handler", "since", "transport")
 
     def __init__(self, fronts: Fronts) -> None:
         self._fronts = fronts
         self._early = b""
         self._entering = False
+        self._handler: RequestHandler | None = None
         self.since = asyncio.get_running_loop().time()
         self.transport: asyncio.Transport
 
@@ -114,14 +117,20 @@ class Front(asyncio.Protocol):
             if len(self._early) > MAX_EARLY_BYTES:
                 self.transport.pause_reading()
             return
-        self._fronts.discard(self)
         head, end, tail = data.partition(_END)
+        if end:
+            self._fronts.discard(self)
         arrival = self._read(head + end) if end else None
         if arrival is None:
             self._hand_over(data)
             return
         self._entering, self._early = True, tail
         self._fronts.begin(self, arrival)
+
+    def give_up(self) -> None:
+        """Close it, unless it has said what it wants to aiohttp, which itself waits an hour."""
+        if self._handler is None or not self._handler._request_count:  # noqa: SLF001
+            self.transport.abort()
 
     async def enter(self, arrival: Arrival) -> None:
         """Let the client in, or tell it why not."""
@@ -164,7 +173,7 @@ class Front(asyncio.Protocol):
         return Arrival(path=url.path, query=url.query, headers=headers, client=client)
 
     def _hand_over(self, data: bytes) -> None:
-        protocol = self._fronts.aiohttp()
-        self.transport.set_protocol(protocol)
-        protocol.connection_made(self.transport)
-        protocol.data_received(data)
+        handler = self._handler = self._fronts.aiohttp()
+        self.transport.set_protocol(handler)
+        handler.connection_made(self.transport)
+        handler.data_received(data)

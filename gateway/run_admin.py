@@ -141,7 +141,7 @@ def _page(node: Node, after: str | None, limit: str | None) -> tuple[Place | Non
     most = str(RUNS) if limit is None else limit
     if place is None or int(place[1]) >= node.keys.partitions or int(place[2]) >= 1 << 64:
         raise BadRequest("invalid_page", "after is that of the page before")
-    if not most.isascii() or not most.isdecimal() or not 1 <= int(most) <= MOST_RUNS:
+    if re.fullmatch("[0-9]{1,9}", most) is None or not 1 <= int(most) <= MOST_RUNS:
         raise BadRequest("invalid_page", f"limit is a number from 1 to {MOST_RUNS}")
     return Place(int(place[1]), int(place[2])), int(most)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ from gateway.session import FrameError
 from gateway.tickets import TICKET_SECONDS
 
 PREFIX: Final = "/api/v1"
+_LIMIT: Final = re.compile("[0-9]{1,9}")
 
 _PLACE: Final = ("mode", "isolation_level", "connection", "secret", "thread_id")
 """Fields of a message that say to which channel its run publishes, as a connection's query does."""
@@ -184,7 +186,7 @@ async def _own_connection(node: Node, identity: Identity, opening: Opening) -> N
 def _limit(text: str | None) -> int:
     if text is None:
         return MOST
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+    if _LIMIT.fullmatch(text) is None or not 1 <= int(text) <= MOST:
         raise BadRequest("invalid_limit", f"limit is a number from 1 to {MOST}")
     return int(text)
 

@@ -111,7 +111,7 @@ export class Chart {
     this.#svg.setAttribute("aria-label", `${this.title}, ${this.unit}: ${told}`);
     this.#svg.replaceChildren(...marks, ...lines);
     if (points.length < 2) {
-      this.#svg.append(draw("text", { class: "tick", x: EDGE.left + inner.width / 2, y: EDGE.top + inner.height / 2, "text-anchor": "middle" }, "Measuring: the first figures come in a few seconds."));
+      this.#svg.append(draw("text", { class: "tick", x: EDGE.left + inner.width / 2, y: EDGE.top + inner.height / 2, "text-anchor": "middle" }, "Figures come in a few seconds."));
     }
   }
 }

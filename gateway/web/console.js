@@ -213,7 +213,8 @@ function turn(to) {
 part("firstPage").addEventListener("click", () => turn(""));
 
 function showStatus(data) {
-  const found = problems(data, { now: Date.now(), first });
+  // While nothing is answered, nobody falls silent but the one who is asked.
+  const found = problems(data, { now: poller.goodSince ?? Date.now(), first });
   const bad = found.some(({ tone }) => tone === "bad");
   const verdict = part("verdict");
   if (staleSince === null) {

@@ -28,6 +28,7 @@ from tests.support.servers import (
     Process,
     Redis,
     running_fleet,
+    running_redis,
     token,
 )
 from tests.support.slow_reader import slow_reader
@@ -452,7 +453,54 @@ async def test_without_an_answer_it_says_since_when_and_goes_on_when_there_is_on
         await expect(banner).to_be_hidden()
 
 
+async def test_without_redis_it_accuses_nobody_and_fits_on_a_phone(
+    prefix: str, open_console: OpenConsole
+) -> None:
+    """Gateways and workers of whom nothing was heard because Redis was away were called silent; the
+    page was wider than the phone."""
+    with running_redis() as redis, running(redis, prefix) as system:
+        console = await open_console(system.first, width=375)
+        page = console.page
+        await console.log_in()
+        await console.expect_live()
+        (worker,) = (await told(system.first, "/workers"))["workers"]
+        beats = console.row("Workers", worker["worker_id"])
+        await expect(beats).to_contain_text("ago")
+        console.tolerated.append("the server responded with a status of 503")
+        redis.kill()
+        await expect(page.locator("#link")).to_contain_text("Stale since")
+        assert await console.run_in_page("document.documentElement.scrollWidth") == 375
+        assert await console.run_in_page(TOO_WIDE) == []
+        await console.run_in_page("void (Date.now = ((then) => () => then() + 90_000)(Date.now))")
+        await page.get_by_role("button", name="Try now").click()
+        await expect(beats).to_contain_text("1 min")
+        await expect(page.locator("#problems")).to_contain_text("Redis does not answer")
+        await expect(page.locator("#problems")).not_to_contain_text("silent")
+
+
 # --- for everybody
+
+
+async def test_a_chart_without_figures_yet_says_so_on_a_phone(
+    system: System, open_console: OpenConsole
+) -> None:
+    """Its last letters were cut off."""
+    console = await open_console(system.first, width=375)
+    await console.log_in()
+    await console.run_in_page("""async () => {
+      const { Chart } = await import("/static/chart.js");
+      const rates = document.getElementById("rates"), fresh = rates.cloneNode(false);
+      fresh.id = "fresh";
+      rates.after(fresh);
+      new Chart(fresh, { title: "Fresh", unit: "", series: [] });
+    }""")
+    told = console.page.locator("#fresh svg > text").filter(has_text="a few seconds")
+    await expect(told).to_be_attached()
+    text, chart = await told.bounding_box(), await told.locator("xpath=..").bounding_box()
+    assert text is not None
+    assert chart is not None
+    assert chart["x"] <= text["x"]
+    assert text["x"] + text["width"] <= chart["x"] + chart["width"]
 
 
 @pytest.mark.parametrize("width", [375, 1280])

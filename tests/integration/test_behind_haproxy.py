@@ -139,6 +139,24 @@ async def test_what_is_for_operators_and_workers_is_served_inside_only(
         assert await status(front.base, "/metrics", **operator) == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/v1/admin/users/%zz/disconnect"),
+        ("POST", "/api/v1/%61dmin/nodes/100%/drain"),
+        ("GET", "/api/v1/admin/users/a%/runs/r1"),
+        ("GET", "/api/v1/admin/users/%7/runs/r1"),
+    ],
+)
+async def test_what_cannot_be_decoded_gets_through_to_nobody(
+    settings: Settings, front: Balancer, method: str, path: str
+) -> None:
+    """A gateway takes such an id as it stands: operators' paths with one in them were public."""
+    operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
+    async with gateways(settings, front):
+        assert await status(front.base, path, method, **operator) == 400
+
+
 async def test_every_path_of_a_gateway_is_public_or_inside(
     settings: Settings, front: Balancer
 ) -> None:

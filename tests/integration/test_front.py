@@ -134,6 +134,33 @@ async def test_a_socket_that_says_nothing_is_closed(
     writer.close()
 
 
+@pytest.mark.parametrize("begun", [b"G", b"GET /livez HTTP/1.1\r\nHost: x\r\n", handshake()[:-2]])
+async def test_a_socket_that_never_ends_its_first_request_is_closed(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    """One byte kept a socket for an hour, without a token: aiohttp's own patience."""
+    monkeypatch.setattr(app, "SILENT_SECONDS", 0.1)
+    reader, writer = await connect(gateway)
+    writer.write(begun)
+    await is_closed(reader)
+    assert not gateway._fronts._waiting
+    writer.close()
+
+
+async def test_a_request_in_two_pieces_is_served_and_its_connection_kept(gateway: Gateway) -> None:
+    """Who was slow to ask and did so is somebody: what bounds silence does not concern him."""
+    reader, writer = await connect(gateway)
+    writer.write(b"GET /livez HT")
+    await eventually(lambda: len(gateway._runner.server.connections) == 1)  # type: ignore[union-attr]
+    for rest in (b"TP/1.1\r\nHost: x\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
+        writer.write(rest)
+        assert b"200" in await reader.readuntil(b"\r\n")
+        await reader.readuntil(b"}")
+        gateway._fronts.close_silent(asyncio.get_running_loop().time() + 1)
+        assert not gateway._fronts._waiting
+    writer.close()
+
+
 async def test_a_gateway_that_stops_leaves_no_socket_open(gateway: Gateway) -> None:
     """Neither one that says nothing nor one that is half let in."""
     async with Gateway(gateway.settings) as other:

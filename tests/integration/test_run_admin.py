@@ -264,6 +264,7 @@ async def test_an_operator_of_a_tenant_finds_that_tenants_runs_only(
         ("/runs?limit=0", "invalid_page"),
         ("/runs?limit=x", "invalid_page"),
         ("/runs?limit=501", "invalid_page"),
+        (f"/runs?limit={'9' * 5000}", "invalid_page"),
         ("/runs?after=128.0", "invalid_page"),
         ("/runs?after=5", "invalid_page"),
         ("/runs?after=", "invalid_page"),

@@ -3,16 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import AsyncMock
 from urllib.parse import quote
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from yarl import URL
 
 from agents_sdk import Run, Worker
 from broker.config import Settings
 from broker.redis.broker import Broker
+from gateway.bodies import read_object
 from gateway.commands import new_id
+from gateway.handshake import BadRequest
 from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.support.clients import FIVE, Client, payload_of
 from tests.support.servers import OPERATOR_KEY, token
@@ -333,6 +337,8 @@ async def test_a_cursor_that_is_not_in_the_log_is_told(alice: Caller, broker: Br
         ({"limit": "0"}, "invalid_limit"),
         ({"limit": "501"}, "invalid_limit"),
         ({"limit": "x"}, "invalid_limit"),
+        ({"limit": "9" * 5000}, "invalid_limit"),
+        ({"limit": "\N{ARABIC-INDIC DIGIT THREE}"}, "invalid_limit"),
         ({"mode": "factory"}, "thread_id_required"),
         ({"mode": "factory", "isolation_level": "strict"}, "run_id_required"),
         ({"mode": "isolated"}, "secret_required"),
@@ -344,6 +350,27 @@ async def test_a_history_that_cannot_be_asked_for(
 ) -> None:
     status, told = await alice("GET", "/history", **query)
     assert (status, told["code"]) == (400, code)
+
+
+# --- bodies
+
+
+async def test_a_body_that_is_not_encoded_as_it_says_is_the_clients_fault(base: str) -> None:
+    """It was a 500, with a traceback in the log."""
+    headers = {"Authorization": f"Bearer {token()}", "Content-Encoding": "gzip"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{base}/api/v1/messages", data=b"{}") as response,
+    ):
+        assert (response.status, (await response.json())["code"]) == (400, "bad_body")
+
+
+async def test_a_client_that_leaves_amid_its_body_is_no_failure_of_the_gateways() -> None:
+    """Each was logged as ``request_failed``, with a traceback."""
+    payload = aiohttp.StreamReader(AsyncMock(), 1, loop=asyncio.get_running_loop())
+    payload.set_exception(ConnectionResetError())
+    with pytest.raises(BadRequest, match="went away"):
+        await read_object(make_mocked_request("POST", "/", payload=payload))
 
 
 # --- threads
