@@ -112,6 +112,25 @@ async def test_five_seconds_without_a_network_lose_nothing(
     await expect(tab.pane.runs).to_have_count(1)
 
 
+async def test_a_question_that_waits_for_the_network_is_not_lost_in_silence(
+    open_tab: OpenTab,
+) -> None:
+    """Whoever goes to another thread takes the connection away that it waits for."""
+    tab = await alice(open_tab)
+    tab.tolerated.append("ERR_INTERNET_DISCONNECTED")
+    await tab.page.context.set_offline(True)
+    await expect(tab.pane.pill).to_have_text("Offline")
+    await tab.pane.question.fill("are you there?")
+    await tab.pane.question.press("Enter")
+    await expect(tab.pane.root.locator(".question-note")).to_have_text("Sending…")
+    await tab.pane.press("New thread")
+    notice = tab.pane.root.locator(".notice", has_text="are you there?")
+    await expect(notice).to_contain_text("may not have been sent")
+    await tab.page.context.set_offline(False)
+    await tab.pane.expect_live()
+    await expect(notice).to_be_visible()
+
+
 class ShortTokens:
     """The demo's login with tokens that expire before the page has asked anything."""
 
