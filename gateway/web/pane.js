@@ -336,6 +336,8 @@ export class Pane {
       conversation.accept(id, runId);
     } catch (error) {
       conversation.refuse(id, `Not accepted: ${error.message}`);
+      // Its conversation is not shown any more.
+      if (chat !== this.#chat) this.#timeline.notice(`Your question may not have been sent: ${content}`, "bad");
     }
     this.#redraw();
   }

@@ -134,7 +134,7 @@ export class EventStream {
       this.readyState = 1;
       this.onopen?.();
       await read(response.body, (data) => {
-        if (name === "" && data.includes('"connection_established"')) this.#welcome = JSON.parse(data).payload;
+        if (name === "" && data.startsWith('{"type":"connection_established"')) this.#welcome = JSON.parse(data).payload;
         if (!data.startsWith('{"type":"closing"')) return take(data);
         const { code, reason } = JSON.parse(data).payload;
         this.#end(code, reason);

@@ -545,7 +545,7 @@ export class RuncastClient {
     if (this.#owner === owner) return;
     this.#owner = owner;
     try {
-      const kept = JSON.parse(this.#storage.getItem(this.#storageKey) ?? "{}");
+      const kept = this.#kept;
       if (this.#options.mode === "isolated") this.#storage.removeItem(this.#storageKey);
       this.#options.threadId ??= kept.threadId;
       this.#identity ??= kept.identity ?? null;
@@ -561,9 +561,11 @@ export class RuncastClient {
   #remember(leaving = false) {
     const { mode, threadId } = this.#options;
     if (this.#owner === null || mode === "legacy" || (mode === "isolated" && !leaving)) return;
-    const kept = { identity: this.#identity, cursors: { ...Object.fromEntries(this.#seenUpTo), ...Object.fromEntries(this.#cursors) } };
+    const kept = { identity: this.#identity };
     if (mode === "factory") kept.threadId = threadId;
     try {
+      // Beside those of the page's other clients; runs end, and then are nobody's.
+      kept.cursors = { ...(!this.#strict && this.#kept.cursors), ...Object.fromEntries(this.#cursors) };
       this.#storage.setItem(this.#storageKey, JSON.stringify(kept));
     } catch {
       // Then a reload begins anew.
@@ -572,6 +574,10 @@ export class RuncastClient {
 
   get #storage() {
     return "storage" in this.#options ? this.#options.storage : globalThis.sessionStorage;
+  }
+
+  get #kept() {
+    return JSON.parse(this.#storage.getItem(this.#storageKey) ?? "{}");
   }
 
   get #storageKey() {

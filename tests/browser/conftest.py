@@ -67,13 +67,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def questions(demo: str) -> dict[str, str]:
-    """What the demo offers to ask: `plain`, `fail` (a tool fails) and `slow` (takes seconds)."""
+    """What the demo offers to ask: `plain`, `fail` (a tool fails) and `slow` (takes seconds).
+
+    And `long`, whose answer takes half a minute: it is still being written when a test acts on it.
+    """
     with urllib.request.urlopen(demo + "demo/session", timeout=30) as response:
         samples: list[dict[str, str]] = json.load(response)["samples"]
     asked = {"plain": samples[0]["content"]}
     for kind in ("fail", "slow"):
         fitting = (s["content"] for s in samples if kind in f"{s['title']} {s['content']}".lower())
         asked[kind] = next(fitting)
+    columns = [f"column{number}" for number in range(8)]
+    asked["long"] = f"slowly: {','.join(columns)}\n{','.join('1' for _ in columns)}"
     return asked
 
 

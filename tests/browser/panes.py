@@ -120,5 +120,15 @@ async def expect_steps(run: Locator, *missing: str) -> None:
         await expect(shown).to_be_visible()
 
 
+async def expect_more(text: Locator) -> str:
+    """Some text, and then more of it; this."""
+    await expect(text).not_to_be_empty()
+    before = await text.inner_text()
+    await expect(text).not_to_have_text(before, use_inner_text=True)
+    more = await text.inner_text()
+    assert more.startswith(before)
+    return more
+
+
 async def expect_ended(run: Locator, status: str = "succeeded") -> None:
     await expect(run).to_have_attribute("data-status", status, timeout=60_000)

@@ -57,7 +57,7 @@ async def test_a_failing_tool_is_shown_as_failed_and_the_run_goes_on(
 
 async def test_a_run_can_be_stopped(open_tab: OpenTab, questions: dict[str, str]) -> None:
     pane = await alice(open_tab)
-    run = await pane.ask(questions["slow"])
+    run = await pane.ask(questions["long"])
     await expect(run.locator(".tool").first).to_be_visible()
     await pane.press("Stop")
     await expect_ended(run, "cancelled")
@@ -102,7 +102,7 @@ async def test_a_connection_dropped_in_the_middle_of_a_run_loses_and_doubles_not
     thread = new_thread()
     watcher = await alice(open_tab, thread=thread)
     pane = await alice(open_tab, thread=thread)
-    run = await pane.ask(questions["slow"])
+    run = await pane.ask(questions["long"])
     seen = watcher.runs.first
     answers = [one.locator("> .answer .text") for one in (run, seen)]
     await expect(answers[0]).not_to_be_empty()

@@ -13,6 +13,7 @@ pytest.importorskip("playwright", reason="the browser tests need the extra `brow
 from playwright.async_api import WebSocketRoute
 
 from tests.browser.panes import Tab
+from tests.support.clients import PATIENCE_SECONDS
 
 Frame = dict[str, Any]
 
@@ -61,7 +62,7 @@ class Link:
         self.send(type, payload, id=id, run_id=run_id, seq=seq, timestamp=f"at {id}")
 
     async def receive(self, type: str) -> Frame:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (frame := await self.inbox.get())["type"] != type:
                 pass
         return frame
@@ -79,7 +80,7 @@ class Script:
         return await self.link()
 
     async def link(self) -> Link:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.links.get()
 
     async def do(self, expression: str) -> Any:
@@ -87,7 +88,7 @@ class Script:
 
     async def until(self, expression: str, value: Any) -> None:
         """Wait until an expression has a value in the page."""
-        deadline = asyncio.get_running_loop().time() + 20
+        deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while (found := await self.page.evaluate(expression)) != value:
             assert asyncio.get_running_loop().time() < deadline, f"{expression} is {found}"
             await self.page.evaluate("new Promise(requestAnimationFrame)")

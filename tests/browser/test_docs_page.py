@@ -17,6 +17,7 @@ from tests.support.snippets import snippet
 async def test_the_page_of_the_documentation_works(
     open_tab: Callable[..., Awaitable[Tab]], demo: str
 ) -> None:
+    prose = "Ten words of this, and its answer takes ten seconds."
     text = snippet("docs/how-to/build-a-chat-page.md", "chat.html")
 
     async def token(route: Route) -> None:
@@ -40,7 +41,7 @@ async def test_the_page_of_the_documentation_works(
     await tab.page.reload()
     await expect(run.locator("p").nth(1)).to_contain_text("I read 5 numbers.")
     await expect(run.get_by_role("button")).to_be_hidden()
-    await ask.fill("slowly: 1 2 3")
+    await ask.fill(f"slowly: {prose}")
     await ask.press("Enter")
     await run.nth(1).get_by_role("button", name="Stop").click()
     await expect(run.nth(1).get_by_role("button", name="Stop")).to_be_hidden()

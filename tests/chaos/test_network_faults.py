@@ -210,7 +210,7 @@ async def test_bytes_split_anywhere_are_put_together_again(report: Report) -> No
 
 @pytest.mark.parametrize(
     ("which", "payload", "count"),
-    [("one", b'"agent_thinking"', 100), ("the last", b'"agent_completed"', 10)],
+    [("one", b'"agent_thinking"', 200), ("the last", b'"agent_completed"', 10)],
 )
 async def test_a_suppressed_message_is_repaired(
     report: Report, which: str, payload: bytes, count: int

@@ -108,8 +108,8 @@ async def test_waiting_is_not_dead(report: Report) -> None:
         tabs = await two_tabs(scene)
         run_id = await tabs[0].ask({"prompts": ["?"]}, agent="asks")
         request_id = await asked(tabs[0], run_id, 0)
-        expiring = await tabs[0].ask({"prompts": ["?"], "expires_seconds": 11}, agent="asks")
         began = time.monotonic()
+        expiring = await tabs[0].ask({"prompts": ["?"], "expires_seconds": 11}, agent="asks")
         end = await tabs[1].until_ended(expiring)
         assert time.monotonic() - began > 10.5
         assert end["payload"]["error"]["code"] == "input_expired"

@@ -74,7 +74,7 @@ def body(text: str = "x", **others: Any) -> Frame:
 async def until(socket: aiohttp.ClientWebSocketResponse, kind: str, ref: str) -> list[Frame]:
     """The frames of a request up to one of that kind."""
     found: list[Frame] = []
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not found or found[-1]["type"] != kind:
             frame = await socket.receive_json()
             if frame["requestId"] == ref:
@@ -83,7 +83,7 @@ async def until(socket: aiohttp.ClientWebSocketResponse, kind: str, ref: str) ->
 
 
 async def closed(socket: aiohttp.ClientWebSocketResponse) -> int | None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await socket.receive()).type is aiohttp.WSMsgType.TEXT:
             pass
     return socket.close_code
@@ -97,7 +97,7 @@ async def test_each_requests_chunks_are_counted_from_zero(
         for ref in ("1", "2"):
             await socket.send_json(send(ref, chat=f"c{ref}"))
         seen: dict[str, list[Frame]] = {"1": [], "2": []}
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not all(frames and frames[-1]["type"] == "end" for frames in seen.values()):
                 frame = await socket.receive_json()
                 seen[frame["requestId"]].append(frame)

@@ -244,10 +244,10 @@ async def test_acknowledged_does_not_wait_for_replicas(
     publisher = Publisher(settings=replicated, durability="acknowledged")
     async with publisher, publisher.run(user_id="alice", agent_name="report") as run:
         pair.pause()
-        began = time.monotonic()
+        command(pair.master, "CONFIG", "RESETSTAT")
         for number in range(60):
             await run.think(f"{number}")
-        assert time.monotonic() - began < 30 * WAIT_MS / 1000, "each of them waited"
+        assert waits(pair.master) == 0
         assert len(events(pair.master, prefix)) == 61
 
 
@@ -373,9 +373,7 @@ async def test_events_of_one_moment_share_a_wait(pair: Pair, broker: Broker) -> 
     claims = [await opened(broker) for _ in range(100)]
     command(pair.master, "CONFIG", "RESETSTAT")
     await in_time(lambda: asyncio.gather(*(broker.publish(claim, thinking(1)) for claim in claims)))
-    with redis.Redis(port=pair.master.port) as client:
-        calls = client.info("commandstats")["cmdstat_wait"]["calls"]
-    assert calls < 50
+    assert 0 < waits(pair.master) < 50
 
 
 async def test_others_on_the_connection_wait_for_one_time_out_only(
@@ -731,6 +729,13 @@ async def test_a_demoted_redis_6_is_known_as_such(
         await client.wait_connected(timeout_seconds=30)
         assert await broker.publish(claim, thinking(1))
         await client.stop()
+
+
+def waits(server: Redis) -> int:
+    """How often it was asked to wait for a replica, since its figures were reset."""
+    with redis.Redis(port=server.port) as client:
+        calls: int = client.info("commandstats").get("cmdstat_wait", {}).get("calls", 0)
+        return calls
 
 
 def connections(server: Redis) -> int:

@@ -48,7 +48,7 @@ async def _elsewhere(*_: Any) -> None:
 
 @pytest.fixture(scope="module")
 def started(redis_server: Redis) -> Iterator[tuple[Fleet, str, Process]]:
-    with running_fleet(redis_server, RUNCAST_PREFIX="queue", RUNCAST_LEASE_SECONDS="2") as fleet:
+    with running_fleet(redis_server, RUNCAST_PREFIX="queue", RUNCAST_LEASE_SECONDS="5") as fleet:
         base = fleet.gateway()
         (code,) = re.findall(r"```python\n(# tasks\.py\n.*?)```", PAGE.read_text(), re.DOTALL)
         (fleet.folder / "tasks.py").write_text(code)
@@ -129,7 +129,7 @@ def _stopped(worker: Process) -> str:
 
 async def test_a_time_limit_of_the_queue_cancels_the_run(queue: Queue) -> None:
     async with Client(queue.base, "tq-limit") as client:
-        await queue.send("waits", "tq-limit", timeout=3)
+        await queue.send("waits", "tq-limit", timeout=8)
         payload = payload_of(await ended(client))
         assert (payload["status"], payload["error"]["code"]) == ("cancelled", "cancelled")
 

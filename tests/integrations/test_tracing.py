@@ -58,7 +58,7 @@ async def collector() -> AsyncIterator[Collector]:
 def fleet(own_redis: Redis, collector: Collector) -> Iterator[Fleet]:
     """Everything is traced, and leases are short."""
     settings = {
-        "RUNCAST_TRACING": "on", "RUNCAST_LEASE_SECONDS": "2", "RUNCAST_LOG_FORMAT": "json",
+        "RUNCAST_TRACING": "on", "RUNCAST_LEASE_SECONDS": "5", "RUNCAST_LOG_FORMAT": "json",
         **collector.env,
     }  # fmt: skip
     with running_fleet(own_redis, **settings) as fleet:

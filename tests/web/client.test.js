@@ -326,6 +326,19 @@ describe("a reload", () => {
     }
   });
 
+  test("goes on from the cursors of each of a page's clients", async () => {
+    const chats = [await live({ threadId: "t1" }), await live({ threadId: "t2" })];
+    for (const [at, { link, heard, chat }] of chats.entries()) {
+      link.event(`${6 + at}-0`);
+      await until(() => heard.length === 1);
+      chat.disconnect();
+    }
+    for (const [at, threadId] of ["t1", "t2"].entries()) {
+      open({ threadId }).chat.connect();
+      expect((await script.link()).query).toMatchObject({ after: `${6 + at}-0`, thread_id: threadId });
+    }
+  });
+
   test("takes an isolated channel up, and a copied tab does not", async () => {
     const told = page();
     const before = open({ mode: "isolated" });

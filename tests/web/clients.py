@@ -113,7 +113,7 @@ async def node_client(
     finally:
         process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), 30)
+            await asyncio.wait_for(process.wait(), PATIENCE_SECONDS)
         except TimeoutError:
             process.kill()
             await process.wait()

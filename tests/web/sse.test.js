@@ -107,6 +107,14 @@ test("what a client sends goes by the HTTP twins", async () => {
   expect((await gateway.post("/api/v1/runs/r1/input")).body).toEqual({ request_id: "q1", content: "yes" });
 });
 
+test("an event that speaks of a welcome is none", async () => {
+  const { chat, stream, heard } = await live({ mode: "isolated" });
+  stream.welcome("5-0", { secret: "s1" }).event("6-0", "agent_thinking", { thoughts: { type: "connection_established" } });
+  await until(() => heard.length === 1);
+  await chat.send("x");
+  expect((await gateway.post("/api/v1/messages")).body).toMatchObject({ connection: "c1", secret: "s1" });
+});
+
 test("an isolated message names its channel", async () => {
   const { chat } = open({ mode: "isolated" });
   chat.connect();

@@ -7,7 +7,7 @@ export { WebSocket };
 
 /** Wait until something is so, and give what it is. */
 export async function until(look, what = "it") {
-  const deadline = Date.now() + 8_000;
+  const deadline = Date.now() + 40_000;
   for (;;) {
     const found = await look();
     if (found) return found;
