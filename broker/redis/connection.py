@@ -73,9 +73,7 @@ class RedisConnection(asyncio.Protocol):
         except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             await opener.disconnect(nowait=True)
             raise BrokerUnavailable(why=str(error) or type(error).__name__) from error
-        except (
-            asyncio.CancelledError
-        ):  # nobody waits for it any more, and nobody else would close it
+        except asyncio.CancelledError:  # or nobody would close it
             await opener.disconnect(nowait=True)
             raise
         # The socket changes hands here; redis-py has no public way to give it away.
