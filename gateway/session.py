@@ -161,7 +161,9 @@ class Session:
         """The JSON object that every frame is."""
         if len(text) > self._max_message_bytes:
             raise FrameError(
-                "message_too_large", f"a message has at most {self._max_message_bytes} bytes"
+                "message_too_large",
+                f"a message has at most {self._max_message_bytes} bytes",
+                ref=_id_of(text),
             )
         try:
             frame = orjson.loads(text)
@@ -268,6 +270,14 @@ def too_deep(value: Any) -> bool:
             if isinstance(part, dict | list)
         ]
     return bool(level)
+
+
+def _id_of(text: bytes) -> str | None:
+    """The id of a frame that is not read any further: somebody waits for its reply."""
+    try:
+        return check_id(orjson.loads(text)["id"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _checked(fields: dict[str, Any], name: str, *, ref: str | None) -> str:

@@ -174,7 +174,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 def test_a_frame_may_have_as_many_bytes_as_said_and_not_one_more() -> None:
-    """Counted in bytes, before anything is parsed."""
+    """Counted in bytes, before it is parsed."""
     body = orjson.dumps(framed("ping", x=""))
     fits = body.replace(b'""', b'"' + b"y" * (MAX - len(body)) + b'"')
     assert len(fits) == MAX
@@ -182,6 +182,21 @@ def test_a_frame_may_have_as_many_bytes_as_said_and_not_one_more() -> None:
     error = refused(fits + b" ")
     assert error.code == "message_too_large"
     assert str(MAX) in error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        (orjson.dumps({"id": "m1", "payload": {"content": "x" * MAX}}), "m1"),
+        (orjson.dumps({"id": 5, "payload": {"content": "x" * MAX}}), None),
+        (orjson.dumps(["m1", "x" * MAX]), None),
+        (b"{" * (MAX + 1), None),
+    ],
+)
+def test_a_frame_that_is_too_large_is_answered_under_its_id(text: bytes, ref: str | None) -> None:
+    """Defect: the error named no frame, so that a client waited for its reply for ever."""
+    error = refused(text)
+    assert (error.code, error.ref) == ("message_too_large", ref)
 
 
 @pytest.mark.parametrize(("kind", "fields"), LEGACY_TEXT_FIELDS.items())
