@@ -116,13 +116,14 @@ def expected(sent: Frame, mode: str) -> Expected:
     data = sent.data
     if isinstance(data, bytes):
         return Expected(None, frozenset({"bad_frame"}))
-    if len(data.encode()) > MAX_MESSAGE_BYTES:
-        return Expected(None, frozenset({"message_too_large"}))
+    too_large = len(data.encode()) > MAX_MESSAGE_BYTES
     try:
         parsed = _parsed(data)
     except (ValueError, Surrogate):
-        return Expected(None, frozenset({"bad_json"}))
+        return Expected(None, frozenset({"message_too_large" if too_large else "bad_json"}))
     ref = parsed.get("id") if isinstance(parsed, dict) else None
+    if too_large:
+        return Expected(ref if is_id(ref) else None, frozenset({"message_too_large"}))
     if not isinstance(parsed, dict) or (ref is not None and not is_id(ref)):
         return Expected(None, frozenset({"bad_frame"}))
     return _answer(parsed, ref, mode, deep=depth(data) > DEEPEST_WRITTEN)
