@@ -58,6 +58,20 @@ def with_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
     return event
 
 
+def printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For people: what moves a terminal's cursor or turns text around is shown as its escape.
+
+    Headers of strangers are among the values, and may hold any character beyond ASCII.
+    """
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            shown = (
+                each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in value
+            )
+            event[key] = "".join(shown)
+    return event
+
+
 def without_text(exc_info: ExcInfo) -> str:
     """A traceback with the classes of the errors in place of their texts, the cause first."""
     told: list[str] = []
@@ -110,6 +124,7 @@ def configure_logging(
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
+        shared.append(printable)
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )

@@ -60,6 +60,20 @@ def test_a_secret_field_is_withheld(
     assert key in err
 
 
+@pytest.mark.parametrize("control", ["\x9b31m", "\x1b[2J", "\u202e", "\u2028", "\r"])
+def test_a_strangers_header_does_not_move_an_operators_cursor(
+    control: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``Host`` is logged when an origin is refused, and may have any character beyond ASCII."""
+    configure_logging("console")
+    structlog.get_logger().info("origin_refused", host=f"evil{control}żółć")
+    logging.getLogger("other.library").warning("evil%s", control)
+    err = capsys.readouterr().err
+    assert control not in err
+    assert repr(control)[1:-1] in err
+    assert "żółć" in err
+
+
 def test_access_logs_stay_off_because_they_hold_the_query_string() -> None:
     configure_logging()
     assert logging.getLogger("aiohttp.access").disabled
