@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -134,6 +134,9 @@ class Ping(Command):
 class Session:
     """Reads one connection's frames, and counts what was wrong with them."""
 
+    ref_field: ClassVar[str] = "id"
+    """Where a frame has what its reply is told by."""
+
     __slots__ = ("_bad", "_legacy", "_max_message_bytes")
 
     def __init__(self, mode: Mode = Mode.MAIN, *, max_message_bytes: int) -> None:
@@ -163,7 +166,7 @@ class Session:
             raise FrameError(
                 "message_too_large",
                 f"a message has at most {self._max_message_bytes} bytes",
-                ref=_id_of(text),
+                ref=_id_of(text, self.ref_field),
             )
         try:
             frame = orjson.loads(text)
@@ -272,10 +275,10 @@ def too_deep(value: Any) -> bool:
     return bool(level)
 
 
-def _id_of(text: bytes) -> str | None:
+def _id_of(text: bytes, field: str) -> str | None:
     """The id of a frame that is not read any further: somebody waits for its reply."""
     try:
-        return check_id(orjson.loads(text)["id"])
+        return check_id(orjson.loads(text)[field])
     except (ValueError, LookupError, TypeError):
         return None
 

@@ -88,8 +88,9 @@ def send(
 
 
 class ChatSession(Session):
-    """Reads the frames of one ``WebSocketChatTransport``; ``requestId`` is a frame's ``ref``."""
+    """Reads the frames of one ``WebSocketChatTransport``."""
 
+    ref_field = "requestId"
     __slots__ = ("_agent", "_most_bytes")
 
     def __init__(self, agent: str, *, max_message_bytes: int, max_frame_bytes: int) -> None:
@@ -99,9 +100,9 @@ class ChatSession(Session):
     def receive(self, text: bytes) -> Command:
         """The command in a text message, or :class:`FrameError`."""
         frame = self.read(text)
-        ref = frame.get("requestId")
+        ref = frame.get(self.ref_field)
         if not isinstance(ref, str):
-            raise _bad("requestId must be a string")
+            raise _bad(f"{self.ref_field} must be a string")
         try:
             return self._command(ref, frame)
         except FrameError as error:
