@@ -30,8 +30,9 @@ async def metrics(request: web.Request) -> web.Response:
     processes that share the port, all are asked and told apart by the label ``process``.
     """
     node, siblings = request.app[NODE], request.app.get(SIBLINGS)
-    if not (bears(request.headers, node.settings.metrics_key) or is_open(request)):
-        operator = await operator_of(node, request.headers)
+    key = node.settings.metrics_key
+    if not (bears(request.headers, key) or is_open(request)):
+        operator = await operator_of(node, request.headers, also=key)
         if operator.tenant is not None:
             raise BadRequest("operator_required", "for an operator of the whole fleet", status=403)
     if siblings is None:
