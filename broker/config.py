@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import ConfigurationError
@@ -47,6 +54,13 @@ Positive = Annotated[int, Field(ge=1)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 Durability = Literal["acknowledged", "replicated"]
 Tracing = Literal["off", "on", "follow"]
+
+
+def least_ttl_seconds(settings: Mapping[str, Any]) -> int:
+    """What ``history_ttl_seconds`` must be, with these, for a run's record to outlive its end."""
+    ending = ("lease_seconds", "queue_timeout_seconds", "stop_deadline_seconds")
+    longest: int = max(settings.get(each, 0) for each in ending)  # a refused one is not there
+    return 2 * longest
 
 
 class Settings(BaseSettings):
@@ -180,9 +194,6 @@ class Settings(BaseSettings):
     history_events: Positive = Field(
         default=1000, description="1 or more: events kept per channel (about; Redis trims blocks)"
     )
-    history_ttl_seconds: Positive = Field(
-        default=86400, description="1 or more: seconds that a silent channel's events are kept"
-    )
     max_event_bytes: int = Field(
         default=262144, ge=1024, le=8388608, description="1024 to 8388608: largest encoded event"
     )
@@ -225,6 +236,12 @@ class Settings(BaseSettings):
     )
     input_seconds: Positive = Field(
         default=900, description="1 or more: how long a run that asks its user waits by default"
+    )
+    history_ttl_seconds: Positive = Field(
+        default=86400,
+        validate_default=True,
+        description="4 or more seconds that a silent channel's events and runs are kept, and at "
+        "least twice the longest of lease, queue time-out and stop deadline",
     )
     drain_seconds: int = Field(
         default=30, ge=0, description="0 or more: time to finish after SIGTERM"
@@ -296,6 +313,14 @@ class Settings(BaseSettings):
         description="where `runcast chat` and `runcast tail` find the gateway, as ws://host:port/ws",
     )
 
+    @field_validator("history_ttl_seconds")
+    @classmethod
+    def _outlives_its_end(cls, seconds: int, info: ValidationInfo) -> int:
+        """A run whose record is gone before its time is up gets no ``agent_completed``."""
+        if seconds < (least := least_ttl_seconds(info.data)):
+            raise ValueError(f"should be {least} or more with the times after which runs are ended")
+        return seconds
+
 
 def load_settings(config_file: Path | None = None, **overrides: object) -> Settings:
     """Settings from ``overrides`` (``None`` = not given), ``RUNCAST_*``, the file, the defaults.
@@ -313,11 +338,11 @@ def load_settings(config_file: Path | None = None, **overrides: object) -> Setti
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
     field = str(first["loc"][0])
-    place = f"{field} in {config_file}"
+    place = from_env.get(field, f"{ENV_PREFIX}{field.upper()}")
     if field in given:
         place = f"--{field.replace('_', '-')}"
-    elif field in from_env:
-        place = from_env[field]
+    elif field in from_file and field not in from_env:
+        place = f"{field} in {config_file}"
     raise ConfigurationError(
         setting=place,
         why=first["msg"].removeprefix("Value error, ").removeprefix("Input "),

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from redis.exceptions import ResponseError
 
 from broker.channels import Keys
-from broker.config import ENV_PREFIX, Settings
+from broker.config import ENV_PREFIX, Settings, least_ttl_seconds
 from broker.embedded import EmbeddedRedis, tethered
 from broker.errors import BrokerUnavailable, ConfigurationError
 from broker.redis.address import Topology, parse
@@ -147,7 +147,7 @@ async def own(settings: Settings, *, name: str) -> AsyncIterator[Installation]:
         "prefix": name,
         "host": "127.0.0.1",
         "port": 0,
-        "history_ttl_seconds": OWN_TTL_SECONDS,
+        "history_ttl_seconds": max(OWN_TTL_SECONDS, least_ttl_seconds(vars(settings))),
         "drain_seconds": 0,
         "log_level": "error",
     }

@@ -65,7 +65,12 @@ async def replace(member: Member) -> Samples:
 
 async def test_a_soak_loses_nothing_and_leaves_nothing_behind(report: Report) -> None:
     async with chaos(
-        report, gateways=2, workers=2, doors=True, RUNCAST_HISTORY_TTL_SECONDS=str(TTL)
+        report,
+        gateways=2,
+        workers=2,
+        doors=True,
+        RUNCAST_HISTORY_TTL_SECONDS=str(TTL),
+        RUNCAST_QUEUE_TIMEOUT_SECONDS=str(TTL // 2),
     ) as scene:
         soak = Soak(scene, seed=round(SECONDS))
         everyone = [*scene.gateways, *scene.workers]

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import time
 from datetime import datetime
+from typing import Any, Final
 
 import pytest
 import redis as redis_py
@@ -20,7 +21,12 @@ from tests.support.servers import token
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 HOUR = 3600
-TTL = 3
+TTL = 10
+SHORT: Final[dict[str, Any]] = {
+    "RUNCAST_HISTORY_TTL_SECONDS": str(TTL),
+    "RUNCAST_LEASE_SECONDS": "5",
+    "RUNCAST_QUEUE_TIMEOUT_SECONDS": "5",
+}
 
 needs_faketime = pytest.mark.skipif(
     library() is None, reason="libfaketime is not installed (Debian, Ubuntu: apt install faketime)"
@@ -54,7 +60,7 @@ async def gone(scene: Scene, parts: tuple[bytes, ...], *, seconds: float) -> Non
 
 async def test_idle_beyond_the_logs_ttl_costs_a_connected_client_nothing(report: Report) -> None:
     """He gets what comes next, once and without a ``resync``; who returns is told ``expired``."""
-    async with chaos(report, gateways=2, workers=1, RUNCAST_HISTORY_TTL_SECONDS=str(TTL)) as scene:
+    async with chaos(report, gateways=2, workers=1, **SHORT) as scene:
         ask = {"count": 5, "per_second": 50}
         stays = await scene.connect("alice", name="stays")
         threaded = await scene.connect("alice", mode="factory", name="stays on his thread")
@@ -97,7 +103,7 @@ async def test_idle_beyond_the_logs_ttl_costs_a_connected_client_nothing(report:
 
 async def test_nothing_is_kept_for_ever(report: Report) -> None:
     """Every key has a time to live as soon as it exists; in the end all are gone."""
-    async with chaos(report, gateways=1, workers=1, RUNCAST_HISTORY_TTL_SECONDS=str(TTL)) as scene:
+    async with chaos(report, gateways=1, workers=1, **SHORT) as scene:
         await scene.populate(users=3)
         seen: set[bytes] = set()
         async with scene.load(per_second=40):

@@ -99,6 +99,26 @@ def test_a_wrong_value_names_where_it_came_from(
 
 
 @pytest.mark.parametrize(
+    ("times", "least"),
+    [
+        ({"history_ttl_seconds": 100}, 120),
+        ({"queue_timeout_seconds": 50_000}, 100_000),
+        ({"lease_seconds": 50_000}, 100_000),
+        ({"stop_deadline_seconds": 50_000}, 100_000),
+    ],
+)
+def test_a_runs_record_outlives_the_time_after_which_it_is_ended(
+    times: dict[str, int], least: int
+) -> None:
+    error = refusal(None, **times)
+    assert f"{least} or more" in error.why
+    assert "history_ttl" in error.setting.lower().replace("-", "_")
+    allowed = load_settings(None, **{**times, "history_ttl_seconds": least})
+    assert allowed.history_ttl_seconds == least
+    assert refusal(None, **{**times, "history_ttl_seconds": least - 1}).setting
+
+
+@pytest.mark.parametrize(
     "url",
     ["localhost:6379", "http://h:1", "memcached://h", "", "redis://h:port"],
 )
