@@ -22,6 +22,9 @@ from gateway.stats import Latency
 MOST_LATENCIES: Final = 100
 """Counted per turn: a thousand a second tell percentiles as well as all of them."""
 
+LATENCIES_PER_STEP: Final = 10
+"""Of these, and one of the stages' reads: events wait for no longer than that takes."""
+
 STAGES_PER_TURN: Final = 10
 """Reads of which every stage is timed, per turn."""
 
@@ -55,15 +58,18 @@ class Meters:
         """The same, of a read that had ended at ``begun``."""
         self._staged.append((event_id, body, begun, time.time()))
 
-    def count(self) -> None:
-        """Once a turn: what was noted since the last one."""
+    def count(self) -> Iterator[None]:
+        """Once a turn: what was noted since the last one, a little per step."""
         heard, self._heard = self._heard, []
-        for event_id, at in heard:
+        for number, (event_id, at) in enumerate(heard, 1):
             milliseconds = at * 1000 - from_redis(event_id).ms
             self.latency.add(milliseconds)
             self.delivery.observe(max(0.0, milliseconds / 1000))
+            if number % LATENCIES_PER_STEP == 0:
+                yield
         staged, self._staged = self._staged, []
         for event_id, body, begun, written in staged:
+            yield
             logged = from_redis(event_id).ms / 1000
             with suppress(ValueError):  # another program's event
                 self._stage("sdk_to_redis", logged - said_at(body))

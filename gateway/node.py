@@ -289,11 +289,11 @@ class Node:
             await asyncio.sleep(1 / TURNS_PER_SECOND)
             self.meters.loop_lag.observe(max(0.0, time.monotonic() - due))
             turn += 1
-            self._count_latencies()
-            self._beat(turn)  # a loop's variable, here, would keep its last connection for ever
+            await self._count_latencies()
+            await self._beat(turn)  # a variable here would keep its last connection for ever
             if turn % TURNS_PER_SECOND:
                 continue
-            self._check_expiries(time.time())
+            await self._check_expiries(time.time())
             self.on_tick()
             if time.monotonic() - refreshed > REFRESH_SECONDS:
                 refreshed = time.monotonic()
@@ -304,21 +304,25 @@ class Node:
         for socket in await self.take_up.keep(self.sockets):
             socket.close(close_codes.TAKEN_OVER)
 
-    def _beat(self, turn: int) -> None:
+    async def _beat(self, turn: int) -> None:
         for socket in list(self.sockets.turn(turn)):
             socket.beat()
+            await asyncio.sleep(0)  # each is a write to the kernel: no event waits for all of them
 
-    def _check_expiries(self, now: float) -> None:
-        for socket in [each for each in self.sockets if each.due_at <= now]:
-            expires_at = socket.identity.expires_at
-            end = expires_at + EXPIRY_GRACE_SECONDS
-            if now < end:
-                socket.due_at, told = end, timestamp(int(expires_at * 1000))
-                socket.send(control("token_expiring", {"expires_at": told}))
-                socket.flush()
-            else:
-                socket.due_at = math.inf
-                socket.close(close_codes.UNAUTHORIZED)
+    async def _check_expiries(self, now: float) -> None:
+        for at in range(self.sockets.turns):
+            for socket in [each for each in self.sockets.turn(at) if each.due_at <= now]:
+                expires_at = socket.identity.expires_at
+                end = expires_at + EXPIRY_GRACE_SECONDS
+                if now < end:
+                    socket.due_at, told = end, timestamp(int(expires_at * 1000))
+                    socket.send(control("token_expiring", {"expires_at": told}))
+                    socket.flush()
+                else:
+                    socket.due_at = math.inf
+                    socket.close(close_codes.UNAUTHORIZED)
+            if at % TURNS_PER_SECOND == 0:  # of 20,000 sockets, these are some hundred
+                await asyncio.sleep(0)
 
     async def _report_for_ever(self) -> None:
         while True:
@@ -334,6 +338,7 @@ class Node:
                 log.warning("report_refused", why=str(error))
             await asyncio.sleep(REPORT_SECONDS)
 
-    def _count_latencies(self) -> None:
-        self.meters.count()
+    async def _count_latencies(self) -> None:
+        for _ in self.meters.count():
+            await asyncio.sleep(0)
         self.relay.stages_wanted = STAGES_PER_TURN

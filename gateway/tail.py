@@ -24,7 +24,7 @@ TICK_SECONDS: Final = 1.0
 IDLE_TICKS: Final = 44
 """In how many ticks each of the channels without an open run has had its turn."""
 
-BATCH: Final = 128
+BATCH: Final = 32
 """Logs asked for at a time: to pack a thousand commands would hold up all events for 10 ms."""
 
 
