@@ -115,7 +115,7 @@ class Runs(Quotas):
         stored = await self._run_script(
             scripts.CLAIM,
             [keys.run(partition, run_id), keys.leases(partition), keys.text(partition, run_id)],
-            [run_id, worker_id, milliseconds(self.limits.lease_seconds)],
+            [run_id, worker_id, milliseconds(self.limits.lease_seconds), random_step()],
         )
         return claim_of(text_pairs(stored), self.keys) if stored else None
 

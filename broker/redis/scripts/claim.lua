@@ -2,7 +2,8 @@
 -- A worker takes a queued run: next attempt, next fence, a lease.
 --
 -- KEYS  1 run  2 leases  3 text
--- ARGV  1 run id  2 worker id  3 lease in ms
+-- ARGV  1 run id  2 worker id  3 lease in ms  4 random step of the fence, 1 or more: of two claims on both
+--       sides of a failover one does not hold, and they must not be taken for each other
 -- Reply the run's hash after the claim (flat field, value list), or nil when there is nothing to claim:
 --       unknown, ended, held behind another run, or taken by another worker already. A worker that
 --       lost the reply may ask again: it gets the same claim
@@ -19,7 +20,7 @@ if fields[2] then
   return false
 end
 redis.call('HSET', run, 'worker', ARGV[2])
-redis.call('HINCRBY', run, 'fence', 1)
+redis.call('HINCRBY', run, 'fence', ARGV[4])
 if redis.call('HINCRBY', run, 'attempt', 1) > 1 then
   redis.call('DEL', KEYS[3])
 end
