@@ -148,6 +148,8 @@ class Runs(Quotas):
                 claim.channel.log,
                 keys.text(claim.partition, claim.run_id),
                 keys.runs(claim.owner),
+                claim.channel.open,
+                keys.thread(claim.owner, claim.thread_id),
             ],
             [
                 claim.run_id,
