@@ -187,6 +187,23 @@ async def test_opening_a_run_again_gives_the_same_claim_to_its_own_process_only(
         await broker.open_run(request, spec, worker_id="w2")
 
 
+async def test_a_run_claimed_after_it_was_stopped_is_ended_by_the_stop_deadline(
+    broker: Broker,
+) -> None:
+    """Also when the lease is longer and its worker is lost at once."""
+    broker.limits = replace(broker.limits, lease_seconds=3600)
+    registered = await register(broker, "t")
+    await broker.stop_run(ALICE, registered.run_id)
+    claim = await claimed(broker, registered)
+    assert claim.stop_requested
+    run, leases = (
+        broker.keys.run(registered.partition, registered.run_id),
+        broker.keys.leases(registered.partition),
+    )
+    deadline = await broker.client.execute("HGET", run, "stop")
+    assert await broker.client.execute("ZSCORE", leases, registered.run_id) == deadline
+
+
 async def test_a_repeated_event_renews_its_run(broker: Broker) -> None:
     """As above; and a repeated message its own key."""
     registered = await register(broker, "t")
