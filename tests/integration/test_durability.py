@@ -674,7 +674,7 @@ async def test_who_claimed_a_run_before_a_failover_took_that_back_is_not_who_has
         claim = await promoted.claim(run.partition, run.run_id, worker_id="w2")
         assert lost is not None
         assert claim is not None
-        assert not (await promoted.renew([lost]))[run.run_id].held
+        assert not (await promoted.renew(lost)).held
         await promoted.publish(claim, thinking(1))
         with pytest.raises(Fenced):
             await promoted.publish(lost, thinking(2))

@@ -146,7 +146,7 @@ async def test_what_an_open_run_needs_is_kept_for_as_long_as_its_lease_is_renewe
     }
     for key in needed:
         assert await broker.client.execute("EXPIRE", key, 50)
-    assert (await broker.renew([claim]))[claim.run_id].held
+    assert (await broker.renew(claim)).held
     whole = broker.limits.history_ttl_seconds
     assert [key for key in needed if await broker.client.execute("TTL", key) <= whole] == []
 

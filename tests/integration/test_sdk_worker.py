@@ -120,6 +120,22 @@ async def test_a_stop_whose_notice_is_lost_comes_with_the_renewal(
     assert payload["error"]["code"] == "stopped"
 
 
+async def test_a_run_that_cannot_be_renewed_keeps_no_notice_from_the_others(
+    quick: Settings, broker: Broker
+) -> None:
+    """All that came back with the renewals was lost when one of them failed."""
+    async with waiting_worker(quick).running():
+        bad, run_id = await ask(broker, "waits"), await ask(broker, "waits")
+        for each in (bad, run_id):
+            await until(lambda each=each: _has(broker, each, "tool_executing"))  # type: ignore[misc]
+        partition = broker.keys.partition(ALICE)
+        await broker.client.execute("SET", broker.keys.run(partition, bad), "?", "EX", 60)
+        await broker.client.execute("HSET", broker.keys.run(partition, run_id), "stop", 2**52)
+        payload = await ended(broker, run_id)
+        await broker.client.execute("DEL", broker.keys.run(partition, bad))  # it is gone
+    assert payload["error"]["code"] == "stopped"
+
+
 async def test_a_run_stopped_before_it_was_claimed_never_calls_the_agent(
     worker: Worker, broker: Broker
 ) -> None:
