@@ -215,6 +215,29 @@ async def test_a_repeated_event_renews_its_run(broker: Broker) -> None:
     assert await broker.client.execute("TTL", key) > 5
 
 
+async def test_a_repeated_message_keeps_the_run_that_it_began(broker: Broker) -> None:
+    """Its key alone was renewed, and outlived the run: then the message was of no run any more."""
+    request = RunRequest(
+        run_id=new_id(),
+        owner=ALICE,
+        channel=broker.keys.channel(ALICE, Scope.USER),
+        thread_id="t",
+        agent="a",
+        message_id=new_id(),
+    )
+    first = await broker.register(request, epoch_ms=0)
+    keys = (
+        broker.keys.run(first.partition, first.run_id),
+        broker.keys.message(ALICE, request.message_id or ""),
+    )
+    for key in keys:
+        await broker.client.execute("EXPIRE", key, 50)
+    again = await broker.register(replace(request, run_id=new_id()), epoch_ms=0)
+    assert (again.run_id, again.duplicate) == (first.run_id, True)
+    lives = [await broker.client.execute("TTL", key) for key in keys]
+    assert min(lives) > broker.limits.history_ttl_seconds
+
+
 # --- consumers of the request queue
 
 

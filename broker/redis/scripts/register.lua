@@ -52,6 +52,7 @@ if ARGV[2] == '1' then
   local begun = redis.call('GET', message)
   if begun then
     redis.call('EXPIRE', message, ttl)
+    redis.call('EXPIRE', key_of(run, begun), ttl)
     local held = redis.call('HGET', key_of(run, begun), 'held')
     local reply = {'DUPLICATE', begun}
     if begun == id then
