@@ -130,12 +130,17 @@ class Leases:
             claims = [claim for claim, _ in self._held.values()]
         if not claims:
             return
-        fences = {claim.run_id: claim.fence for claim in claims}
-        for run_id, renewal in (await broker.renew(claims)).items():
-            if not renewal.held:
-                self._call_home(self._lose, fences[run_id], run_id)
+        renewals = await asyncio.gather(*map(broker.renew, claims), return_exceptions=True)
+        failed = None
+        for claim, renewal in zip(claims, renewals, strict=True):
+            if isinstance(renewal, BaseException):  # of this one alone, or of one node's
+                failed = renewal
+            elif not renewal.held:
+                self._call_home(self._lose, claim.fence, claim.run_id)
             elif renewal.stop:
-                self._call_home(self.tell, run_id, Reason.STOP)
+                self._call_home(self.tell, claim.run_id, Reason.STOP)
+        if failed is not None:
+            raise failed
 
     def _call_home(self, callback: Callable[..., object], *args: object) -> None:
         assert self._loop is not None  # noqa: S101  # start() set it before the thread began

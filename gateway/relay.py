@@ -36,7 +36,6 @@ log = structlog.get_logger(__name__)
 LINGER_SECONDS: Final = 10.0
 """A channel without readers stays subscribed this long: tabs are reloaded."""
 
-
 MOST_READS: Final = 16
 """Logs read at the same time to repair holes: after an outage there may be one in every channel."""
 
@@ -267,14 +266,20 @@ class Relay:
         is where the log was then. From the beginning: sockets may have that of an attempt before.
         """
         until = next((int(delta.seq) for delta in feed.missed_texts[run].deltas), None)
-        end = None
+        end, follower = None, feed.follower
         try:
             async with self._reads:
                 text = await self.broker.text(feed.channel, run.decode())
                 if until is None:
                     (end,) = await self.broker.ends([feed.channel])
-            while self.hub.feed(feed.channel) is feed and not _has(feed, end):  # noqa: ASYNC110
+            while self.hub.feed(feed.channel) is feed and not (  # noqa: ASYNC110
+                follower.level and (end is None or end <= follower.position)
+            ):
                 await asyncio.sleep(RETRY_SECONDS)  # seldom: events were missed as well
+        except BrokerUnavailable:
+            await asyncio.sleep(RETRY_SECONDS)
+            self.refill(feed, run)  # nothing else may ever show the hole again
+            return
         except BaseException:
             del feed.missed_texts[run]
             raise
@@ -343,8 +348,3 @@ class Relay:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, BrokerUnavailable):
             log.error("relay_task_failed", exc_info=error)
-
-
-def _has(feed: Feed, end: Cursor | None) -> bool:
-    follower = feed.follower
-    return follower.level and (end is None or end <= follower.position)

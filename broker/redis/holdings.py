@@ -75,7 +75,7 @@ class Holdings(EventPublisher):
         tried: the first error counts. The same again is safe.
         """
         loop = asyncio.get_running_loop()
-        renewing = asyncio.ensure_future(self._renew(claim))
+        renewing = asyncio.ensure_future(self.renew(claim))
         recalling = asyncio.ensure_future(self._recall(claim, recalled))
         await asyncio.sleep(0)  # their commands go first
         sent: list[asyncio.Future[Any]] = []
@@ -87,10 +87,10 @@ class Holdings(EventPublisher):
             else:
                 self.send(claim, each, reply)
         await asyncio.gather(renewing, recalling, *sent, return_exceptions=True)
-        renewed, ids = renewing.result(), recalling.result()
+        renewal, ids = renewing.result(), recalling.result()
         done = [each.result() for each in sent]
         return (
-            Renewal(held=renewed in (b"OK", b"STOP"), stop=renewed == b"STOP"),
+            renewal,
             ids,
             [each.decode() if isinstance(each, bytes) else each for each in done],
         )

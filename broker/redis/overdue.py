@@ -8,7 +8,7 @@ from broker.channels import Owner, Scope
 from broker.redis import scripts
 from broker.redis.records import Claim, claim_of, text_pairs
 from broker.redis.runs import Runs
-from broker.redis.store import milliseconds
+from broker.redis.store import milliseconds, random_step
 
 
 class Overdue(Runs):
@@ -67,6 +67,7 @@ class Overdue(Runs):
                 milliseconds(limits.queue_timeout_seconds),
                 "force" if unclaimed_only else "spare" if spare else "",
                 limits.kept_seconds,
+                random_step(),
             ],
         )
         if reply[0] == b"ENQUEUE":

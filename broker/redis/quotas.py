@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from broker.bucket import Bucket
 from broker.channels import Owner
@@ -14,6 +15,9 @@ from broker.redis import scripts
 from broker.redis.connection import Argument
 from broker.redis.records import Claim
 from broker.redis.store import Store
+
+REGISTERING_MS: Final = 7000
+"""So long after it got its place a run may not be registered yet: both are tried for 3 s each."""
 
 
 class Quotas(Store):
@@ -60,7 +64,8 @@ class Quotas(Store):
     ) -> None:
         """One message of the tenant's minute and a place for the run that it is to begin.
 
-        LimitReached; nothing is taken then. None: the tenant has no such limit.
+        LimitReached; nothing is taken then, nor when the run has a place already. None: the tenant
+        has no such limit.
         """
         capacity, interval_us = _bucket(messages)
         await self._run_script(
@@ -87,10 +92,15 @@ class Quotas(Store):
     async def forget_ended(self, tenant: Owner) -> int:
         """Take runs off a tenant's that have ended, or are gone; how many there were.
 
-        That is done with each end; a worker can die in between.
+        That is done with each end; a worker can die in between. A gateway, too, before the run is
+        registered: but until it would have given up it may be about to.
         """
         key = self.keys.runs(tenant)
-        words = await self.client.execute("ZRANGE", key, 0, -1)
+        placed, (seconds, _) = await asyncio.gather(
+            self.client.submit("ZRANGE", key, 0, -1, "WITHSCORES"),
+            self.client.submit_to(key, "TIME"),
+        )
+        words, long_ago = placed[::2], int(seconds) * 1000 - REGISTERING_MS
         runs = [word.decode(errors="replace").partition(" ") for word in words]
         states = await self.client.execute_many(
             [
@@ -102,7 +112,11 @@ class Quotas(Store):
                 for partition, _, run in runs
             ]
         )
-        over = [w for w, state in zip(words, states, strict=True) if state in (None, b"completed")]
+        over = [
+            word
+            for word, since, state in zip(words, placed[1::2], states, strict=True)
+            if state == b"completed" or (state is None and int(since) < long_ago)
+        ]
         if over:
             await self.client.execute("ZREM", key, *over)
         return len(over)

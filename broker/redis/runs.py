@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -115,7 +113,7 @@ class Runs(Quotas):
         stored = await self._run_script(
             scripts.CLAIM,
             [keys.run(partition, run_id), keys.leases(partition), keys.text(partition, run_id)],
-            [run_id, worker_id, milliseconds(self.limits.lease_seconds)],
+            [run_id, worker_id, milliseconds(self.limits.lease_seconds), random_step()],
         )
         return claim_of(text_pairs(stored), self.keys) if stored else None
 
@@ -130,17 +128,10 @@ class Runs(Quotas):
             [claim.fence, traceparent],
         )
 
-    async def renew(self, claims: Sequence[Claim]) -> dict[str, Renewal]:
-        """Renew leases, one pipeline. A claim that is not held any more must stop publishing."""
-        replies = await asyncio.gather(*map(self._renew, claims))
-        return {
-            claim.run_id: Renewal(held=reply in (b"OK", b"STOP"), stop=reply == b"STOP")
-            for claim, reply in zip(claims, replies, strict=True)
-        }
-
-    async def _renew(self, claim: Claim) -> bytes:
+    async def renew(self, claim: Claim) -> Renewal:
+        """Renew its lease. A claim that is not held any more must stop publishing."""
         keys, limits = self.keys, self.limits
-        reply: bytes = await self._run_script(
+        reply = await self._run_script(
             scripts.RENEW,
             [
                 keys.run(claim.partition, claim.run_id),
@@ -148,6 +139,8 @@ class Runs(Quotas):
                 claim.channel.log,
                 keys.text(claim.partition, claim.run_id),
                 keys.runs(claim.owner),
+                claim.channel.open,
+                keys.thread(claim.owner, claim.thread_id),
             ],
             [
                 claim.run_id,
@@ -156,7 +149,7 @@ class Runs(Quotas):
                 limits.kept_seconds,
             ],
         )
-        return reply
+        return Renewal(held=reply in (b"OK", b"STOP"), stop=reply == b"STOP")
 
     async def run(self, owner: Owner, run_id: str) -> dict[str, Any]:
         """What ``GET /api/v1/runs/{id}`` answers (protocol section 7).

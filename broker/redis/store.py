@@ -117,10 +117,10 @@ def unavailable_if_refused(
 
 
 def random_step() -> int:
-    """By how much the id of an entry of a log advances within its millisecond: 1 to 2^20.
+    """By how much an id of a log advances within its millisecond, or a fence: 1 to 2^20.
 
     Chance keeps two masters, as a failover may have for a second or two, from giving different
-    events the same id. It takes no secrecy.
+    events the same id, and different workers the same fence. It takes no secrecy.
     """
     return random.getrandbits(20) + 1
 

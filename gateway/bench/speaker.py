@@ -232,7 +232,7 @@ class Speaker:
             claims = [voice.claim for voice in self._voices.values()][part::_RENEWALS]
             part = (part + 1) % _RENEWALS
             with suppress(BrokerUnavailable):  # the events tell; the next renewal comes in time
-                await self._broker.renew(claims)
+                await asyncio.gather(*map(self._broker.renew, claims))
             await asyncio.sleep(pause)
 
 

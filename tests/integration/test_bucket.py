@@ -7,6 +7,7 @@ import itertools
 from importlib.resources import files
 from typing import Final
 
+import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -74,6 +75,25 @@ def test_a_token_that_is_given_back_is_there_again(redis_server: Redis, prefix: 
     with redis.Redis.from_url(redis_server.url) as asked:
         for _ in range(3):
             assert asked.eval(ASKED, 1, prefix, 1, 1000, START, "back") == [0, b"0", -2]
+
+
+async def test_a_share_that_is_taken_again_after_a_lost_reply_is_the_one(broker: Broker) -> None:
+    """It cost two messages, and the run itself was what left no room for it."""
+    acme = Owner("acme", "")
+    for _ in range(3):
+        await broker.take_share(acme, 0, "r1", messages=2, runs=1)
+    with pytest.raises(LimitReached, match="runs"):
+        await broker.take_share(acme, 0, "r2", messages=2, runs=1)
+    await broker.take_share(acme, 0, "r2", messages=2, runs=2)
+
+
+async def test_a_place_of_a_run_that_is_being_registered_is_not_given_away(broker: Broker) -> None:
+    """A look at that moment took it off the tenant's, and for all of its life it did not count."""
+    acme = Owner("acme", "")
+    await broker.take_share(acme, 0, "r1", messages=None, runs=1)
+    assert await broker.forget_ended(acme) == 0
+    await broker.client.execute("ZADD", broker.keys.runs(acme), 1, "0 r1")  # and it never came
+    assert await broker.forget_ended(acme) == 1
 
 
 async def test_of_many_at_once_exactly_as_many_as_allowed_win(broker: Broker) -> None:

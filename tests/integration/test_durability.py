@@ -28,6 +28,7 @@ from agents_sdk import (
 from agents_sdk.ids import new_id
 from broker.channels import Keys, Owner, Scope
 from broker.config import Settings, load_settings
+from broker.errors import Fenced
 from broker.lifecycle import State
 from broker.publication import Publication
 from broker.redis.broker import Broker
@@ -656,6 +657,29 @@ async def test_a_run_that_the_replica_never_heard_of_is_lost(
             await body(publisher)
     assert stopped.value.reason == "lost"
     assert events(pair.replica, prefix) == []
+
+
+async def test_who_claimed_a_run_before_a_failover_took_that_back_is_not_who_has_it_now(
+    pair: Pair, broker: Broker
+) -> None:
+    """Both held the same fence: both published, and of two events of one number one was lost."""
+    asked = request(broker, message_id="m1")
+    run = await in_time(lambda: broker.register(asked, epoch_ms=0))
+    pair.detach()
+    lost = await broker.claim(run.partition, run.run_id, worker_id="w1")
+    client = new_client(pair.replica.url, name="after the failover")
+    await client.start()
+    try:
+        promoted = Broker(client, keys=broker.keys)
+        claim = await promoted.claim(run.partition, run.run_id, worker_id="w2")
+        assert lost is not None
+        assert claim is not None
+        assert not (await promoted.renew(lost)).held
+        await promoted.publish(claim, thinking(1))
+        with pytest.raises(Fenced):
+            await promoted.publish(lost, thinking(2))
+    finally:
+        await client.stop()
 
 
 async def test_a_demoted_master_is_left_and_not_hammered(

@@ -15,6 +15,8 @@ from agents_sdk.ids import new_id
 from broker.bucket import Bucket
 from broker.channels import Keys, Owner, Scope
 from broker.config import Settings, load_settings
+from broker.errors import BrokerUnavailable
+from broker.limits import Allowance
 from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec, RunRequest
 from broker.redis.store import Limits
@@ -34,10 +36,13 @@ from tests.support.limits import (
 )
 from tests.support.redis_cluster import cluster_redis
 from tests.support.redis_server import servers, standalone
-from tests.support.servers import OPERATOR_KEY, SECRET, token
+from tests.support.servers import OPERATOR_KEY, READY_SECONDS, SECRET, running_redis, token
 
 ANY = AgentSpec(name="any", on_busy="parallel")
 ACME = Owner("acme", "")
+AMPLE = Allowance(
+    connections=9, connects_per_second=9, messages_per_minute=9, runs=9, queued_runs=9, threads=9
+)
 
 
 @pytest.fixture(autouse=True)
@@ -347,7 +352,7 @@ async def test_threads_are_limited_and_the_wait_is_told(settings: Settings, brok
         whole = broker.limits.kept_seconds * 1000
         assert over["code"] == "rate_limited"
         assert over["message"].startswith("at most 2 threads per user; the one used longest ago")
-        assert whole - 10_000 < over["retry_after_ms"] <= whole
+        assert whole / 2 < over["retry_after_ms"] <= whole
         assert "run_id" in await said(second, "m4", thread_id="a")
         key = broker.keys.threads(ALICE)
         assert await broker.client.execute("ZRANGE", key, 0, -1) == [b"b", b"a"]
@@ -506,6 +511,34 @@ async def test_the_limits_are_in_the_configuration(settings: Settings) -> None:
         "connects_per_second": 10, "messages_per_minute": 120, "max_runs_per_user": 200,
         "max_queued_runs_per_user": 100, "max_threads_per_user": 10_000,
     }  # fmt: skip
+
+
+# --- a full Redis
+
+
+async def test_a_redis_without_memory_begins_no_run() -> None:
+    """It began them beyond its maxmemory, though all else of a run was refused from then on."""
+    with running_redis() as redis:
+        client = new_client(redis.url, name="test")
+        await client.start(timeout_seconds=READY_SECONDS)
+        try:
+            broker = Broker(client, keys=Keys("full"))
+            await client.execute("CONFIG", "SET", "maxmemory", 1)
+            for allowance in (AMPLE, None):
+                request = RunRequest(
+                    run_id=new_id(),
+                    owner=ALICE,
+                    channel=broker.keys.channel(ALICE, Scope.USER),
+                    thread_id="t",
+                    agent="any",
+                    message_id=new_id(),
+                    allowance=allowance,
+                )
+                with pytest.raises(BrokerUnavailable, match="OOM"):
+                    await broker.register(request, ANY, epoch_ms=0)
+            assert await client.execute("KEYS", "full:*") == []
+        finally:
+            await client.stop()
 
 
 # --- every Redis

@@ -173,5 +173,4 @@ async def test_leases_are_renewed_after_the_scripts_were_flushed(
     del gate
     claim = await opened(broker, "alice")
     await broker.client.execute("SCRIPT", "FLUSH")
-    renewals = await broker.renew([claim])
-    assert renewals[claim.run_id].held
+    assert (await broker.renew(claim)).held

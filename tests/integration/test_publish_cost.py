@@ -118,6 +118,39 @@ async def test_a_log_that_begins_anew_gets_its_time_to_live_at_once(
     assert (await ttls(broker, claim))["log"] > broker.limits.history_ttl_seconds
 
 
+async def test_what_an_open_run_needs_is_kept_for_as_long_as_its_lease_is_renewed(
+    broker: Broker,
+) -> None:
+    """That may be longer than anything is kept: its thread was free then, so that the next message
+    did not wait for it, and who came back did not get its text."""
+    request = RunRequest(
+        run_id=new_id(),
+        owner=ALICE,
+        channel=broker.keys.channel(ALICE, Scope.USER),
+        thread_id="t",
+        agent="a",
+    )
+    await broker.register(request, epoch_ms=0)
+    claim = await broker.claim(request.channel.partition, request.run_id, worker_id="w")
+    assert claim is not None
+    await broker.publish_delta(claim, offset=0, text="x")
+    keys = broker.keys
+    needed = {
+        keys.run(claim.partition, claim.run_id),
+        keys.text(claim.partition, claim.run_id),
+        keys.leases(claim.partition),
+        keys.runs(ALICE),
+        keys.thread(ALICE, "t"),
+        claim.channel.log,
+        claim.channel.open,
+    }
+    for key in needed:
+        assert await broker.client.execute("EXPIRE", key, 50)
+    assert (await broker.renew(claim)).held
+    whole = broker.limits.history_ttl_seconds
+    assert [key for key in needed if await broker.client.execute("TTL", key) <= whole] == []
+
+
 async def test_a_log_is_trimmed_though_not_with_every_event(broker: Broker) -> None:
     """About the number of retained events stays, as Redis trims whole blocks."""
     claim = await opened(broker)

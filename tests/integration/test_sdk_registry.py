@@ -187,6 +187,23 @@ async def test_opening_a_run_again_gives_the_same_claim_to_its_own_process_only(
         await broker.open_run(request, spec, worker_id="w2")
 
 
+async def test_a_run_claimed_after_it_was_stopped_is_ended_by_the_stop_deadline(
+    broker: Broker,
+) -> None:
+    """Also when the lease is longer and its worker is lost at once."""
+    broker.limits = replace(broker.limits, lease_seconds=3600)
+    registered = await register(broker, "t")
+    await broker.stop_run(ALICE, registered.run_id)
+    claim = await claimed(broker, registered)
+    assert claim.stop_requested
+    run, leases = (
+        broker.keys.run(registered.partition, registered.run_id),
+        broker.keys.leases(registered.partition),
+    )
+    deadline = await broker.client.execute("HGET", run, "stop")
+    assert await broker.client.execute("ZSCORE", leases, registered.run_id) == deadline
+
+
 async def test_a_repeated_event_renews_its_run(broker: Broker) -> None:
     """As above; and a repeated message its own key."""
     registered = await register(broker, "t")
@@ -196,6 +213,29 @@ async def test_a_repeated_event_renews_its_run(broker: Broker) -> None:
     await broker.client.execute("EXPIRE", key, 5)
     assert await broker.publish(claim, end(claim)) == said
     assert await broker.client.execute("TTL", key) > 5
+
+
+async def test_a_repeated_message_keeps_the_run_that_it_began(broker: Broker) -> None:
+    """Its key alone was renewed, and outlived the run: then the message was of no run any more."""
+    request = RunRequest(
+        run_id=new_id(),
+        owner=ALICE,
+        channel=broker.keys.channel(ALICE, Scope.USER),
+        thread_id="t",
+        agent="a",
+        message_id=new_id(),
+    )
+    first = await broker.register(request, epoch_ms=0)
+    keys = (
+        broker.keys.run(first.partition, first.run_id),
+        broker.keys.message(ALICE, request.message_id or ""),
+    )
+    for key in keys:
+        await broker.client.execute("EXPIRE", key, 50)
+    again = await broker.register(replace(request, run_id=new_id()), epoch_ms=0)
+    assert (again.run_id, again.duplicate) == (first.run_id, True)
+    lives = [await broker.client.execute("TTL", key) for key in keys]
+    assert min(lives) > broker.limits.history_ttl_seconds
 
 
 # --- consumers of the request queue

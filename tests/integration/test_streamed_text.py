@@ -10,6 +10,9 @@ from agents_sdk import Publisher
 from broker.config import Settings
 from gateway.app import Gateway
 from tests.support.clients import Client, Frame, lose_live
+from tests.support.fault_proxy import FaultProxy
+from tests.support.faults import command
+from tests.support.servers import Redis
 
 TEXT = "Grüße aus Zürich — 東京 👋 and a plain end. " * 20
 
@@ -104,6 +107,36 @@ async def test_a_lost_delta_is_refilled_from_the_kept_text(
         # What is being refilled when the run ends is left to the terminal event's response.
         assert TEXT.encode().startswith(read.text)
         assert len(read.text) > len(TEXT.encode()) * 0.5
+
+
+async def test_kept_text_that_could_not_be_read_is_asked_for_again(
+    settings: Settings, redis_server: Redis, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection was lost meanwhile, and who says nothing more shows no hole again."""
+    deltas = 0
+
+    def lost(message: bytes) -> bool:
+        nonlocal deltas
+        deltas += b" agent_delta\n" in message
+        return b" agent_delta\n" in message and deltas == 2
+
+    with FaultProxy(("127.0.0.1", redis_server.port)) as proxy:
+        behind = settings.model_copy(update={"redis_url": proxy.url})
+        async with (
+            Gateway(behind) as gateway,
+            Client(f"http://127.0.0.1:{gateway.port}", "alice") as client,
+        ):
+            lose_live(gateway, monkeypatch, lost)
+            await client.first("live")
+            async with publisher.run(user_id="alice", thread_id="t", agent_name="writer") as run:
+                for text in ("one ", "two "):
+                    await run.write(text)
+                    await run.think("an event sends what was written before it")
+                await client.until(lambda _: len(client.events(run.id)) == 3)
+                fault = proxy.lose_reply(command("GET", b":text:"))
+                await run.write("three")
+                await client.until(lambda frames: Reader().read(frames).text == b"one two three")
+                assert fault.hits == 1
 
 
 async def test_lifecycle_events_only_when_asked_for(base: str, publisher: Publisher) -> None:

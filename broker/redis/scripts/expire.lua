@@ -5,7 +5,7 @@
 -- ARGV  1 run id  2 who asks  3 time to act in ms  4 queue time-out in ms
 --       5 "force" to take an unclaimed run over at once (a stop before it started); "spare" to give a
 --         claimed run that nobody stopped one more lease: its worker may have had no way to renew it; else ""
---       6 ttl in seconds with a tenth on top
+--       6 ttl in seconds with a tenth on top  7 random step of the fence, 1 or more
 -- Reply {"NOTHING"}                  not due any more, or gone
 --       {"ENQUEUE", agent}           lost worker and attempts left; held and now first; or waiting for
 --                                    long enough that its queue entry may have been lost
@@ -34,7 +34,7 @@ else
 end
 
 local function take_over(status, code)
-  redis.call('HINCRBY', run, 'fence', 1)
+  redis.call('HINCRBY', run, 'fence', ARGV[7])
   redis.call('HSET', run, 'worker', ARGV[2])
   redis.call('ZADD', KEYS[2], at + ARGV[3], id)
   return {'END', status, code, redis.call('HGETALL', run)}
@@ -49,7 +49,7 @@ if ARGV[5] == 'spare' and worker then
 end
 if worker then
   if tonumber(stored[4]) <= tonumber(stored[5] or 0) then
-    redis.call('HINCRBY', run, 'fence', 1)
+    redis.call('HINCRBY', run, 'fence', ARGV[7])
     redis.call('HDEL', run, 'worker', 'again')
     redis.call('HSET', run, 'state', 'queued')
     redis.call('ZADD', KEYS[5], 'XX', 0, id)

@@ -52,6 +52,7 @@ if ARGV[2] == '1' then
   local begun = redis.call('GET', message)
   if begun then
     redis.call('EXPIRE', message, ttl)
+    redis.call('EXPIRE', key_of(run, begun), ttl)
     local held = redis.call('HGET', key_of(run, begun), 'held')
     local reply = {'DUPLICATE', begun}
     if begun == id then
@@ -85,9 +86,10 @@ if on_busy ~= 'parallel' then
   end
 end
 
+-- But for runs that are gone, nothing is taken away before the first thing is added: a Redis without memory
+-- refuses that, and only when nothing was written before it.
 local at, instant, tokens = now(), nil, nil
-local kept_since = at - ttl * 1000
-redis.call('ZREMRANGEBYSCORE', threads, '-inf', kept_since)
+local kept_since = string.format('(%.0f', at - ttl * 1000)
 if ARGV[12] ~= '' then
   local capacity, interval, most_runs, most_queued, most_threads =
     string.match(ARGV[12], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
@@ -108,8 +110,10 @@ if ARGV[12] ~= '' then
       return reached(full)
     end
   end
-  if redis.call('ZCARD', threads) >= most_threads + 0 and not redis.call('ZSCORE', threads, ARGV[11]) then
-    return reached('threads', (redis.call('ZRANGE', threads, 0, 0, 'WITHSCORES')[2] or at) - kept_since)
+  local used = tonumber(redis.call('ZSCORE', threads, ARGV[11]) or 0)
+  if used <= at - ttl * 1000 and redis.call('ZCOUNT', threads, kept_since, '+inf') >= most_threads + 0 then
+    local first = redis.call('ZRANGE', threads, kept_since, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+    return reached('threads', (first[2] or at) - at + ttl * 1000)
   end
   local wait
   instant = micros()
@@ -125,6 +129,7 @@ if tokens then
 end
 redis.call('ZADD', runs, worker ~= '' and 1 or 0, id)
 redis.call('EXPIRE', runs, ttl)
+redis.call('ZREMRANGEBYSCORE', threads, '-inf', at - ttl * 1000)
 redis.call('ZADD', threads, at, ARGV[11])
 redis.call('EXPIRE', threads, ttl)
 redis.call('HSET', run, unpack(ARGV, 13))

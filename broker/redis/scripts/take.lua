@@ -1,5 +1,6 @@
 -- include: bucket
--- Take a tenant's share of one message: a token, and a place for its run. Both or nothing.
+-- Take a tenant's share of one message: a token, and a place for its run. Both or nothing; nothing when the
+-- run has a place already, as after a lost reply.
 --
 -- KEYS  1 bucket of messages  2 open runs of the tenant, by when they began
 -- ARGV  1 capacity of the bucket, "" when there is no such limit  2 microseconds for each of its tokens
@@ -8,6 +9,9 @@
 -- Reply "OK"
 -- Error LIMIT_REACHED messages_per_minute MS  LIMIT_REACHED runs
 
+if ARGV[3] ~= '' and redis.call('ZSCORE', KEYS[2], ARGV[4]) then
+  return 'OK'
+end
 local at, value = micros(), nil
 if ARGV[1] ~= '' then
   local wait
