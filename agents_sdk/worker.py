@@ -18,6 +18,7 @@ from agents_sdk.link import checked_durability
 from agents_sdk.service import Service
 from broker.config import Durability, Settings, load_settings
 from broker.errors import ConfigurationError
+from broker.logs import configure_logging
 from broker.redis.records import AgentSpec, OnBusy
 
 log = structlog.get_logger(__name__)
@@ -98,18 +99,35 @@ class Worker:
         """Work until SIGTERM or SIGINT, drain, and return.
 
         A second signal ends the process at once; so does, once drained, an agent that ignored every
-        cancellation, or that left a thread at work: with exit status 0, as all events are out.
+        cancellation, or that left a thread at work: with exit status 0, as all events are out. It
+        logs as ``runcast worker`` does, unless structlog is configured.
         ``on_ready`` is called when requests are taken.
 
         :raises ConfigurationError: a setting cannot work, or no agent is declared.
         :raises BrokerUnavailable: Redis cannot be reached at the start.
         """
+        if not structlog.is_configured():
+            settings = self._load_settings()
+            configure_logging(settings.log_format, settings.log_level)
+        new_loop = None
         if sys.platform != "win32" and sys.implementation.name == "cpython":
             import uvloop  # noqa: PLC0415  # not to be had on the other platforms
 
-            uvloop.run(self._serve_and_leave(on_ready))
-        else:
-            asyncio.run(self._serve_and_leave(on_ready))
+            new_loop = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            serving = runner.run(self._begin(on_ready))
+            while not serving.done():
+                try:
+                    runner.get_loop().run_until_complete(serving)
+                except (SystemExit, KeyboardInterrupt):
+                    # An event loop stops at these, whoever raises them: here a task or a callback
+                    # that an agent has begun. Its run hears of it if it waits for that.
+                    if serving.done():
+                        raise
+                    log.exception("exit_refused")
+
+    async def _begin(self, on_ready: Callable[[Service], None] | None) -> asyncio.Task[None]:
+        return asyncio.create_task(self._serve_and_leave(on_ready), name="worker")
 
     async def _serve_and_leave(self, on_ready: Callable[[Service], None] | None) -> None:
         service = await self.serve(on_ready=on_ready)
@@ -148,7 +166,7 @@ class Worker:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Service]:
         """Work while inside; leaving drains. Takes requests from the moment it is entered."""
-        settings = self.settings or load_settings(redis_url=self.redis_url)
+        settings = self._load_settings()
         if self.durability is not None:
             settings = settings.model_copy(update={"durability": self.durability})
         service = Service(
@@ -162,3 +180,6 @@ class Worker:
             yield service
         finally:
             await service.drain()
+
+    def _load_settings(self) -> Settings:
+        return self.settings or load_settings(redis_url=self.redis_url)
