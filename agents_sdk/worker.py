@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
@@ -103,9 +103,17 @@ class Worker:
         logs as ``runcast worker`` does, unless structlog is configured.
         ``on_ready`` is called when requests are taken.
 
-        :raises ConfigurationError: a setting cannot work, or no agent is declared.
+        :raises ConfigurationError: a setting cannot work, no agent is declared, or an event loop is
+            running here.
         :raises BrokerUnavailable: Redis cannot be reached at the start.
         """
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise ConfigurationError(
+                setting="worker.run()",
+                why="an event loop is running here already",
+                todo="Use `await worker.serve()`, or `async with worker.running()`.",
+            )
         if not structlog.is_configured():
             settings = self._load_settings()
             configure_logging(settings.log_format, settings.log_level)
@@ -115,19 +123,17 @@ class Worker:
 
             new_loop = uvloop.new_event_loop
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            serving = runner.run(self._begin(on_ready))
-            while not serving.done():
+            loop = runner.get_loop()
+            serving = loop.create_task(self._serve_and_leave(on_ready), name="worker")
+            while True:
                 try:
-                    runner.get_loop().run_until_complete(serving)
+                    return loop.run_until_complete(serving)
                 except (SystemExit, KeyboardInterrupt):
                     # An event loop stops at these, whoever raises them: here a task or a callback
                     # that an agent has begun. Its run hears of it if it waits for that.
                     if serving.done():
                         raise
                     log.exception("exit_refused")
-
-    async def _begin(self, on_ready: Callable[[Service], None] | None) -> asyncio.Task[None]:
-        return asyncio.create_task(self._serve_and_leave(on_ready), name="worker")
 
     async def _serve_and_leave(self, on_ready: Callable[[Service], None] | None) -> None:
         service = await self.serve(on_ready=on_ready)
