@@ -26,6 +26,18 @@ log = structlog.get_logger(__name__)
 LEAVE_SECONDS: Final = 2.0
 """How long a drained process waits for threads of agents that have ended."""
 
+_ASKED: Final[set[asyncio.Event]] = set()
+"""How each worker that serves in this process is asked to drain: a signal is the process's."""
+
+
+def _drain_all(number: signal.Signals) -> None:
+    log.info("signal_received", signal=number.name)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(each)
+        signal.signal(each, signal.SIG_DFL)
+    for asked in _ASKED:
+        asked.set()
+
 
 class Worker:
     """A process's agents. Declaring needs no Redis; only starting does.
@@ -147,18 +159,14 @@ class Worker:
             os._exit(0)
 
     async def serve(self, *, on_ready: Callable[[Service], None] | None = None) -> Service:
-        """:meth:`run` for a program with an event loop of its own. Must be in the main thread."""
+        """:meth:`run` for a program with an event loop of its own. Must be in the main thread.
+
+        Several workers may serve at the same time: a signal drains all of them.
+        """
         loop, asked = asyncio.get_running_loop(), asyncio.Event()
-
-        def ask(number: signal.Signals) -> None:
-            log.info("signal_received", signal=number.name)
-            for each in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(each)
-                signal.signal(each, signal.SIG_DFL)
-            asked.set()
-
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, ask, number)
+            loop.add_signal_handler(number, _drain_all, number)
+        _ASKED.add(asked)
         try:
             async with self.running() as service:
                 if on_ready is not None:
@@ -166,7 +174,8 @@ class Worker:
                 await asked.wait()
             return service
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            _ASKED.discard(asked)
+            for number in (signal.SIGTERM, signal.SIGINT) if not _ASKED else ():
                 loop.remove_signal_handler(number)
 
     @asynccontextmanager

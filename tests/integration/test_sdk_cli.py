@@ -61,8 +61,17 @@ async def leaves(run: Run) -> None:
 async def raises(run: Run) -> None:
     raise ValueError(run.content)
 
+second = Worker()
+
+@second.agent("second")
+async def waits_too(run: Run) -> str:
+    return await waits(run)
+
+async def both() -> None:
+    await asyncio.gather(worker.serve(), second.serve())
+
 if __name__ == "__main__":
-    worker.run()
+    asyncio.run(both()) if "both" in sys.argv else worker.run()
 """
 
 Started = Callable[..., AbstractAsyncContextManager[asyncio.subprocess.Process]]
@@ -166,7 +175,7 @@ async def test_a_task_that_leaves_the_process_fails_its_run_and_not_the_worker(
 ) -> None:
     """Defect: ``sys.exit`` in a task that an agent began ended the worker and all of its runs."""
     async with python("my_agents.py") as process:
-        await until(lambda: _announced(broker))
+        await until(lambda: _announced(broker, "waits"))
         others = await ask(broker, "waits", 1)
         await until(lambda: _thinks(broker, others))
         payload = await ended(broker, await ask(broker, "leaves"))
@@ -176,12 +185,25 @@ async def test_a_task_that_leaves_the_process_fails_its_run_and_not_the_worker(
         assert await process.wait() == 0
 
 
+async def test_a_signal_drains_every_worker_of_a_process(python: Started, broker: Broker) -> None:
+    """Defect: only the last one heard it, and the next signal ended the others in mid-run."""
+    async with python("my_agents.py", "both") as process:
+        await until(lambda: _announced(broker, "waits", "second"))
+        runs = [await ask(broker, agent, 1) for agent in ("waits", "second")]
+        for run_id in runs:
+            await until(partial(_thinks, broker, run_id))
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert process.returncode == 0
+    assert [(await ended(broker, run_id))["response"] for run_id in runs] == ["finished"] * 2
+
+
 async def test_a_worker_without_the_command_line_logs_as_with_it(
     python: Started, broker: Broker
 ) -> None:
     """Defect: its log had what users wrote in it, and looked as it liked."""
     async with python("my_agents.py", RUNCAST_LOG_FORMAT="json") as process:
-        await until(lambda: _announced(broker))
+        await until(lambda: _announced(broker, "waits"))
         payload = await ended(broker, await ask(broker, "raises", "hunter2"))
         assert payload["error"] == {"code": "value_error", "message": "hunter2"}
         process.send_signal(signal.SIGTERM)
@@ -214,5 +236,5 @@ async def _thinks(broker: Broker, run_id: str) -> bool:
     return (await broker.run(ALICE, run_id))["started_at"] is not None
 
 
-async def _announced(broker: Broker) -> bool:
-    return "waits" in await broker.agents()
+async def _announced(broker: Broker, *agents: str) -> bool:
+    return set(agents) <= set(await broker.agents())
