@@ -9,7 +9,7 @@ from typing import Any
 
 from agents_sdk.run import Run
 from broker.errors import ConfigurationError
-from broker.redis.records import SPEC_TYPES, AgentSpec
+from broker.redis.records import SPEC_TYPES, AgentSpec, fits
 
 AgentFunction = Callable[[Run], Awaitable[Any]]
 
@@ -51,7 +51,7 @@ def declare(function: AgentFunction, spec: AgentSpec) -> Agent:
             "Declare it as `async def name(run: Run)`.",
         )
     for option, types in SPEC_TYPES.items():
-        if not isinstance(getattr(spec, option), types):
+        if not fits(option, getattr(spec, option)):
             names = " or ".join(kind.__name__ for kind in types)
             raise refuse(option, f"must be {names}", "No gateway would know the agent.")
     if spec.retries < 0:
@@ -60,6 +60,6 @@ def declare(function: AgentFunction, spec: AgentSpec) -> Agent:
         raise refuse(
             "on_busy", f"{spec.on_busy!r} is unknown", "Use queue, reject, interrupt or parallel."
         )
-    if spec.timeout_seconds is not None and spec.timeout_seconds <= 0:
+    if spec.timeout_seconds is not None and not spec.timeout_seconds > 0:
         raise refuse("timeout_seconds", "must be positive", "Leave it out for no limit.")
     return Agent(function, spec)

@@ -13,7 +13,7 @@ from agents_sdk.emitter import Emitter
 from agents_sdk.errors import RunStopped
 from broker import events
 from broker.composer import RUN_ENDED
-from broker.errors import EventTooLarge, InvalidEvent
+from broker.errors import EventTooLarge, InvalidEvent, LifecycleError
 
 if TYPE_CHECKING:
     from broker.tracing.tracer import Span
@@ -39,6 +39,8 @@ class ToolCall:
 
     async def __aenter__(self) -> Self:
         self._emitter.check()
+        if self.id:
+            self._begin_again()
         event = self._emitter.accept(events.TOOL_EXECUTING, self._opening)
         assert event.publication.call_opened is not None  # noqa: S101  # what the type just checked means
         self.id, _ = event.publication.call_opened
@@ -79,6 +81,14 @@ class ToolCall:
         if error is None or swallowed:
             await self._emitter.confirmed(event)
         return swallowed
+
+    def _begin_again(self) -> None:
+        """Nothing of the call before is left in this one, which must not be at the same time."""
+        lifecycle = self._emitter.lifecycle
+        if self.id in lifecycle.open_calls:
+            why = f"call {self.id!r} is open; take a run.tool(…) for each"
+            raise LifecycleError(state=lifecycle.state, event_type=events.TOOL_EXECUTING, why=why)
+        self.result = self.error = None
 
     def _describe(self, error: BaseException) -> dict[str, str]:
         if isinstance(error, RunStopped) or self._emitter.told is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agents_sdk.errors import Reason
+from agents_sdk.errors import Reason, RunStopped
 from broker import events
 
 MAX_MESSAGE_CHARACTERS: Final = 2000
@@ -42,9 +42,14 @@ def returned(response: Any) -> Outcome:
 
 
 def raised(error: BaseException) -> Outcome:
-    """The agent raised: failed, with the error's code; a cancellation of its own: cancelled."""
+    """The agent raised: failed, with the error's code.
+
+    A cancellation of its own: cancelled; so is what let the stop of a sub-agent's run pass.
+    """
     if isinstance(error, asyncio.CancelledError):
         return cancelled("cancelled", str(error) or "The agent was cancelled")
+    if isinstance(error, RunStopped):
+        return cancelled(error.reason, f"Run {error.run_id} within it was told to end")
     return Outcome(status=events.FAILED, error=error_of(error))
 
 

@@ -92,6 +92,7 @@ class Execution:
             if not self._emitter.ended:
                 outcome = self._outcome()
                 self._emitter.finish(outcome)
+                self._report()
         finally:  # whatever went wrong: without its lease the sweeper ends the run
             await asyncio.wait([self._host.leave(claim, self._emitter)])
             spans.ended(self.span, self._emitter.status, ending.code_of(outcome))
@@ -149,9 +150,16 @@ class Execution:
         if error is None:
             response = task.result()
             return ending.returned(self.run.response if response is None else response)
-        if not isinstance(error, RunStopped):
-            log.error("agent_raised", run_id=self.run.id, agent=self._spec.name, exc_info=error)
         return ending.raised(error)
+
+    def _report(self) -> None:
+        """Log what the agent raised; after the run's end, which a log that fails must not stop."""
+        task = self.task
+        if self._emitter.told is not None or task is None or task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, RunStopped):
+            log.error("agent_raised", run_id=self.run.id, agent=self._spec.name, exc_info=error)
 
 
 class AgentExited(RuntimeError):

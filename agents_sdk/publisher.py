@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, Self
 from agents_sdk.ids import check_named, new_id
 from agents_sdk.link import Link, checked_durability
 from agents_sdk.run import Scope
+from agents_sdk.values import check_json
 from broker.channels import Owner
 from broker.channels import Scope as ChannelScope
 from broker.config import Durability, Settings, load_settings
@@ -94,6 +95,12 @@ class Publisher:
             raise ConfigurationError(
                 setting="scope", why=f"{scope!r} is unknown", todo="Use user, thread or run."
             )
+        check_json("content", content)
+        if not isinstance(metadata, dict | None):
+            raise ConfigurationError(
+                setting="metadata", why="must be a dict", todo="Name what it says: {…: …}."
+            )
+        check_json("metadata", metadata)
         owner = Owner(tenant, user_id)
         request = RunRequest(
             run_id=run_id,

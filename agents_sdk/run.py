@@ -22,7 +22,9 @@ from agents_sdk.ids import check_named, new_id
 from agents_sdk.posted_calls import PostedCall
 from agents_sdk.questions import Questions
 from agents_sdk.time_limit import TimeLimit
+from agents_sdk.values import check_json
 from broker import events
+from broker.errors import ConfigurationError
 from broker.redis.records import Claim, RunRequest
 
 if TYPE_CHECKING:
@@ -264,6 +266,7 @@ class Run:
         is what it was asked.
         """
         check_named("subagent", name)
+        check_json("content", content)
         parent = self._claim
         request = RunRequest(
             run_id=new_id(),
@@ -289,10 +292,17 @@ class Scope:
 
     def __init__(self, host: Host, request: RunRequest, *, parent: Run | None = None) -> None:
         self._host, self._request, self._parent = host, request, parent
-        self._cancelled = False
+        self._entered = self._cancelled = False
         self._span: Span | None = None
 
     async def __aenter__(self) -> Run:
+        if self._entered:
+            raise ConfigurationError(
+                setting=f"run of {self._request.agent!r}",
+                why="it was opened before, and each is for one `async with`",
+                todo="Open another one.",
+            )
+        self._entered = True
         if self._parent is not None:
             self._parent.check_open()
         self._task = asyncio.current_task()

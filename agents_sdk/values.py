@@ -17,6 +17,8 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
+from broker.errors import ConfigurationError
+
 MAX_DEPTH: Final = 12
 """Deeper than what people read; ends what contains itself."""
 
@@ -24,6 +26,16 @@ PREVIEW_CHARACTERS: Final = 500
 """Of a value that is too large: enough to know it again, and under the smallest event limit."""
 
 HIDDEN: Final = "[hidden]"
+
+
+def check_json(setting: str, value: object) -> None:
+    """:class:`ConfigurationError` unless ``value`` can be sent as JSON as it is."""
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        raise ConfigurationError(
+            setting=setting, why=f"is not JSON: {error}", todo="Give it as JSON's own types."
+        ) from error
 
 
 def shown(value: Any, *, max_bytes: int) -> Any:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
@@ -18,12 +18,25 @@ from agents_sdk.link import checked_durability
 from agents_sdk.service import Service
 from broker.config import Durability, Settings, load_settings
 from broker.errors import ConfigurationError
+from broker.logs import configure_logging
 from broker.redis.records import AgentSpec, OnBusy
 
 log = structlog.get_logger(__name__)
 
 LEAVE_SECONDS: Final = 2.0
 """How long a drained process waits for threads of agents that have ended."""
+
+_ASKED: Final[set[asyncio.Event]] = set()
+"""How each worker that serves in this process is asked to drain: a signal is the process's."""
+
+
+def _drain_all(number: signal.Signals) -> None:
+    log.info("signal_received", signal=number.name)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(each)
+        signal.signal(each, signal.SIG_DFL)
+    for asked in _ASKED:
+        asked.set()
 
 
 class Worker:
@@ -98,18 +111,41 @@ class Worker:
         """Work until SIGTERM or SIGINT, drain, and return.
 
         A second signal ends the process at once; so does, once drained, an agent that ignored every
-        cancellation, or that left a thread at work: with exit status 0, as all events are out.
+        cancellation, or that left a thread at work: with exit status 0, as all events are out. It
+        logs as ``runcast worker`` does, unless structlog is configured.
         ``on_ready`` is called when requests are taken.
 
-        :raises ConfigurationError: a setting cannot work, or no agent is declared.
+        :raises ConfigurationError: a setting cannot work, no agent is declared, or an event loop is
+            running here.
         :raises BrokerUnavailable: Redis cannot be reached at the start.
         """
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise ConfigurationError(
+                setting="worker.run()",
+                why="an event loop is running here already",
+                todo="Use `await worker.serve()`, or `async with worker.running()`.",
+            )
+        if not structlog.is_configured():
+            settings = self._load_settings()
+            configure_logging(settings.log_format, settings.log_level)
+        new_loop = None
         if sys.platform != "win32" and sys.implementation.name == "cpython":
             import uvloop  # noqa: PLC0415  # not to be had on the other platforms
 
-            uvloop.run(self._serve_and_leave(on_ready))
-        else:
-            asyncio.run(self._serve_and_leave(on_ready))
+            new_loop = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            loop = runner.get_loop()
+            serving = loop.create_task(self._serve_and_leave(on_ready), name="worker")
+            while True:
+                try:
+                    return loop.run_until_complete(serving)
+                except (SystemExit, KeyboardInterrupt):
+                    # An event loop stops at these, whoever raises them: here a task or a callback
+                    # that an agent has begun. Its run hears of it if it waits for that.
+                    if serving.done():
+                        raise
+                    log.exception("exit_refused")
 
     async def _serve_and_leave(self, on_ready: Callable[[Service], None] | None) -> None:
         service = await self.serve(on_ready=on_ready)
@@ -123,18 +159,14 @@ class Worker:
             os._exit(0)
 
     async def serve(self, *, on_ready: Callable[[Service], None] | None = None) -> Service:
-        """:meth:`run` for a program with an event loop of its own. Must be in the main thread."""
+        """:meth:`run` for a program with an event loop of its own. Must be in the main thread.
+
+        Several workers may serve at the same time: a signal drains all of them.
+        """
         loop, asked = asyncio.get_running_loop(), asyncio.Event()
-
-        def ask(number: signal.Signals) -> None:
-            log.info("signal_received", signal=number.name)
-            for each in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(each)
-                signal.signal(each, signal.SIG_DFL)
-            asked.set()
-
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, ask, number)
+            loop.add_signal_handler(number, _drain_all, number)
+        _ASKED.add(asked)
         try:
             async with self.running() as service:
                 if on_ready is not None:
@@ -142,13 +174,14 @@ class Worker:
                 await asked.wait()
             return service
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            _ASKED.discard(asked)
+            for number in (signal.SIGTERM, signal.SIGINT) if not _ASKED else ():
                 loop.remove_signal_handler(number)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Service]:
         """Work while inside; leaving drains. Takes requests from the moment it is entered."""
-        settings = self.settings or load_settings(redis_url=self.redis_url)
+        settings = self._load_settings()
         if self.durability is not None:
             settings = settings.model_copy(update={"durability": self.durability})
         service = Service(
@@ -162,3 +195,6 @@ class Worker:
             yield service
         finally:
             await service.drain()
+
+    def _load_settings(self) -> Settings:
+        return self.settings or load_settings(redis_url=self.redis_url)

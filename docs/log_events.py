@@ -44,6 +44,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "end_not_confirmed": "the end of a run is not confirmed by a replica; it is tried again",
     "end_of_run_refused": "its worker or another gateway was faster",
     "events_given_up": "the process has ended while Redis was away; the sweeper ends the run",
+    "exit_refused": "a task that an agent began would end the process; the worker goes on",
     "feeding_failed": "a defect: a client was closed, and comes back with its cursor",
     "figures_unreadable": "a key of the figures is of another type",
     "gateway_failed": "one of several processes cannot start; `reason` says what to do",

@@ -107,8 +107,8 @@ class ChatClient:
         self._socket: Socket | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._refresher: asyncio.Task[None] | None = None
-        self._failure: ChatError | None = None
-        self._over = False
+        self._failure: ChatError | None = Closed(1000, "not open; use it inside `async with`")
+        self._over = True
         self.hello: dict[str, Any] = {}
         """The payload of the present connection's ``connection_established``."""
 
@@ -133,6 +133,7 @@ class ChatClient:
         except BaseException:
             await self._session.close()
             raise
+        self._failure, self._over = None, False
         self._keeper = asyncio.create_task(self._keep(self._session, socket), name="chat client")
         return self
 
@@ -146,6 +147,9 @@ class ChatClient:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        if self._socket is not None:  # of a keeper that had no time to begin
+            self._end()
+            await self._socket.close()
         if self._session is not None:
             await self._session.close()
 
@@ -325,7 +329,9 @@ class ChatClient:
         if self._keeper is None or self._keeper.done():
             raise self._failure or Closed(1000, "normal")
         most = self.hello.get("max_message_bytes")
-        request = self._requests.open(kind, payload, message_id or new_id(), max_bytes=most)
+        request = self._requests.open(
+            kind, payload, new_id() if message_id is None else message_id, max_bytes=most
+        )
         try:
             if self._socket is not None and not self._socket.closed:
                 # Lost on the way: the next connection sends it again.

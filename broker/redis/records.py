@@ -169,6 +169,12 @@ SPEC_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 """Each field of :class:`AgentSpec`: an announcement with others is not read."""
 
 
+def fits(option: str, value: object) -> bool:
+    """Whether an agent may have it so. ``True`` is no number, though Python has it as one."""
+    types = SPEC_TYPES.get(option, ())
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+
+
 def spec_of(stored: bytes) -> AgentSpec | None:
     """An agent as its worker announced it; None for what is no announcement."""
     try:
@@ -177,7 +183,7 @@ def spec_of(stored: bytes) -> AgentSpec | None:
         return None
     if not isinstance(fields, dict) or "name" not in fields:
         return None
-    if not all(isinstance(value, SPEC_TYPES.get(name, ())) for name, value in fields.items()):
+    if not all(fits(name, value) for name, value in fields.items()):
         return None
     if fields.get("on_busy", "queue") not in get_args(OnBusy):
         return None

@@ -81,7 +81,7 @@ export function backoff(attempt, random = Math.random) {
   return random() * Math.min(BACKOFF_LAST_MS, BACKOFF_FIRST_MS * 2 ** Math.min(attempt, 16));
 }
 
-/** 128 random bits; a page on plain HTTP has no `crypto.randomUUID`. */
+/** A page on plain HTTP has no `crypto.randomUUID`. */
 export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -197,8 +197,13 @@ export class RuncastClient {
 
   async attach(runId, { after } = {}) {
     this.#cursors.set(`run:${runId}`, after ?? null);
-    const { cursor } = await this.#request("attach", { run_id: runId, after });
-    this.#replayEnds.set(runId, cursor);
+    try {
+      const { cursor } = await this.#request("attach", { run_id: runId, after });
+      this.#replayEnds.set(runId, cursor);
+    } catch (error) { // unanswered, the next connection attaches
+      if (!error.retryable && error.code !== "closed") this.#forget(runId);
+      throw error;
+    }
   }
 
   async detach(runId) {
@@ -305,7 +310,7 @@ export class RuncastClient {
     this.#deadline = setTimeout(lost, CONNECT_DEADLINE_MS, { code: 1006, reason: "no answer" });
   }
 
-  /** Without waiting for the closing handshake: on a dead network that takes a minute. */
+  /** Without the closing handshake: on a dead network that takes a minute. */
   #leave() {
     this.#generation++;
     for (const timer of [this.#retry, this.#deadline, this.#watch]) clearTimeout(timer);
@@ -401,10 +406,11 @@ export class RuncastClient {
     if (mode === "legacy") this.#level(); // which has no replay to wait for
     for (const { frame } of this.#pending.values()) this.#transmit(frame);
     if (!this.#strict) return;
-    for (const run of this.#openRuns()) {
-      if (channel === `run:${run}`) continue;
-      this.attach(run, { after: this.#cursors.get(`run:${run}`) ?? undefined }).catch(() => this.#forget(run));
-    }
+    for (const run of this.#openRuns()) if (channel !== `run:${run}`) this.#reattach(run);
+  }
+
+  #reattach(run) {
+    this.attach(run, { after: this.#cursors.get(`run:${run}`) ?? undefined }).catch(() => {});
   }
 
   #level() {
@@ -471,7 +477,7 @@ export class RuncastClient {
     if (over.length > REMEMBERED_TEXTS) this.#texts.delete(over[0][0]);
   }
 
-  /** For a tab that joins: each open run's text as one piece. */
+  /** For a tab that joins. */
   #openTexts() {
     return [...this.#texts.values()].filter(({ next }) => next !== null)
       .map(({ event, next, text }) => ({ ...event, payload: { offset: 0, next, text } }));
@@ -510,7 +516,7 @@ export class RuncastClient {
   #begin({ run_id: runId, duplicate }) {
     this.#moveTo(`run:${runId}`, "0-0");
     this.#seenUpTo.set(`run:${runId}`, "0-0");
-    if (duplicate) this.attach(runId, { after: "0-0" }).catch(() => this.#forget(runId));
+    if (duplicate) this.#reattach(runId);
   }
 
   async #refresh() {
@@ -521,7 +527,7 @@ export class RuncastClient {
       if (!this.#options.ticket) this.#lastToken = token;
       await this.#request("auth_refresh", { token });
     } catch {
-      // Then the server closes with 4401, and the reconnection asks again.
+      // Then the server closes with 4401, and we ask again.
     }
   }
 

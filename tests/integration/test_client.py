@@ -217,6 +217,7 @@ async def test_a_rejection_is_an_error_of_the_call_that_asked() -> None:
         ({"content": "ä" * 200}, "message_too_large"),
         ({"content": "hi", "message_id": "x" * 257}, "bad_frame"),
         ({"content": "hi", "message_id": 5}, "bad_frame"),
+        ({"content": "hi", "message_id": ""}, "bad_frame"),
     ],
 )
 async def test_what_a_gateway_could_not_answer_is_rejected_here(
@@ -610,6 +611,51 @@ async def test_leaving_ends_readers_and_callers_and_closes_the_socket() -> None:
             await waiting
         assert await gone is aiohttp.WSMsgType.CLOSE
         await chat.close()
+
+
+async def test_leaving_at_once_closes_the_socket_and_ends_the_events() -> None:
+    """Defect: its reader had no time to begin, so nobody closed the socket or ended the events."""
+
+    async def line(here: Connection) -> None:
+        await here.hello()
+        gone.set_result((await here.ws.receive()).type)
+
+    gone: asyncio.Future[aiohttp.WSMsgType] = asyncio.get_running_loop().create_future()
+    async with serving(line) as server:
+        async with client(server) as chat:
+            pass
+        assert await gone is aiohttp.WSMsgType.CLOSE
+        assert [event async for event in chat.events()] == []
+
+
+async def test_one_that_is_not_open_says_so() -> None:
+    """Defect: its events were waited for, for ever."""
+    chat = ChatClient("ws://127.0.0.1/ws", token="t0")
+    with pytest.raises(Closed, match="use it inside `async with`"):
+        await anext(chat.events())
+    with pytest.raises(Closed, match="use it inside `async with`"):
+        await chat.send("hi")
+
+
+async def test_it_may_be_opened_again_and_goes_on_from_its_cursor() -> None:
+    """Defect: it was connected, and its events ended at once."""
+
+    async def first(here: Connection) -> None:
+        await here.hello("4-0")
+        await here.event("5-0")
+        await stay(here)
+
+    async def second(here: Connection) -> None:
+        await here.hello("9-0")
+        await here.event("6-0")
+        await stay(here)
+
+    async with serving(first, second) as server:
+        async with client(server) as chat:
+            assert await ids(chat, "5-0") == ["5-0"]
+        async with chat:
+            assert await ids(chat, "6-0") == ["6-0"]
+        assert server.connections[1].query["after"] == "5-0"
 
 
 async def test_legacy_frames_have_no_ids_and_are_all_given() -> None:

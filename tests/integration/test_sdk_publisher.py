@@ -194,9 +194,13 @@ async def test_a_closed_publisher_says_so() -> None:
         {"agent_name": "a\nb"},
         {"thread_id": "x" * 300},
         {"scope": "world"},
+        {"content": b"1"},
+        {"metadata": "x"},
+        {"metadata": ["x"]},
+        {"metadata": {"x": b"1"}},
     ],
 )
-async def test_ids_that_cannot_be_are_refused(settings: Settings, wrong: dict[str, Any]) -> None:
+async def test_what_cannot_be_is_refused(settings: Settings, wrong: dict[str, Any]) -> None:
     async with Publisher(settings=settings) as publisher:
         given: dict[str, Any] = {"user_id": "alice", "agent_name": "report"} | wrong
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):

@@ -460,6 +460,20 @@ async def test_no_redis_url_is_told(settings: Settings) -> None:
             pass
 
 
+def test_what_keeps_it_from_serving_is_told_by_running_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents_sdk.worker.configure_logging", lambda *_: None)
+    with pytest.raises(ConfigurationError, match="it has no agent"):
+        Worker(settings=settings).run()
+
+
+async def test_running_it_in_an_event_loop_says_what_to_use_there(settings: Settings) -> None:
+    """Defect: it was an error of the event loop's own, and coroutines that nobody awaited."""
+    with pytest.raises(ConfigurationError, match="an event loop is running"):
+        waiting_worker(settings).run()
+
+
 @pytest.fixture
 def lease_threads() -> Callable[[], int]:
     return lambda: sum(thread.name == "leases" for thread in threading.enumerate())

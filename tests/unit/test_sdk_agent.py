@@ -38,6 +38,8 @@ def test_a_declaration_leaves_an_agent_that_is_still_the_function() -> None:
         ("a", {"on_busy": "panic"}, "'panic' is unknown"),
         ("a", {"timeout_seconds": 0}, "must be positive"),
         ("a", {"retries": 2.0}, "retries: must be int"),
+        ("a", {"retries": True}, "retries: must be int"),
+        ("a", {"timeout_seconds": float("nan")}, "must be positive"),
         ("a", {"require_all_events": "yes"}, "require_all_events: must be bool"),
         ("a", {"timeout_seconds": "5"}, "timeout_seconds: must be int or float or NoneType"),
     ],

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents_sdk import ending
-from agents_sdk.errors import Reason
+from agents_sdk.errors import Reason, RunStopped
 
 
 class QuotaExceeded(Exception):
@@ -44,6 +44,14 @@ def test_returning_succeeds() -> None:
 def test_a_cancellation_of_its_own_is_cancelled() -> None:
     outcome = ending.raised(asyncio.CancelledError())
     assert (outcome.status, outcome.error and outcome.error["code"]) == ("cancelled", "cancelled")
+
+
+def test_the_stop_of_a_run_within_it_is_cancelled() -> None:
+    """Defect: it failed with ``run_stopped``, though what lets ``RunStopped`` pass never fails."""
+    outcome = ending.raised(RunStopped(run_id="child", reason=Reason.STOP))
+    assert (outcome.status, outcome.error and outcome.error["code"]) == ("cancelled", "stopped")
+    assert outcome.error is not None
+    assert "child" in outcome.error["message"]
 
 
 @pytest.mark.parametrize(

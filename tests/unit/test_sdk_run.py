@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,6 +139,25 @@ async def test_an_exception_fails_the_run_with_its_code() -> None:
     expect(events).started().completed("failed", error="value_error", response=None).nothing_else()
 
 
+async def test_a_log_that_fails_does_not_keep_a_failed_run_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Defect: a text that standard output cannot show left the run open until its lease ended."""
+
+    async def raises(run: Run) -> None:
+        raise ValueError("\ud800")
+
+    def cannot(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("agents_sdk.execution.log", SimpleNamespace(error=cannot))
+    host = RecordingHost()
+    execution = Execution(host, host.register(request()), raises, AgentSpec(name="a"))
+    with pytest.raises(OSError, match="no space"):
+        await execution.conduct()
+    expect(host.events).started().completed("failed", error="value_error").nothing_else()
+
+
 @pytest.mark.parametrize("leaving", [SystemExit(3), KeyboardInterrupt()])
 async def test_leaving_the_process_fails_the_run_and_not_the_worker(leaving: BaseException) -> None:
     """Defect: the interrupt of a process pool's child, at Ctrl-C, ended the worker's other runs."""
@@ -159,6 +179,34 @@ async def test_an_exception_in_a_tool_is_its_failure_and_the_run_goes_on() -> No
     expect(events).started().tool("divide", success=False, result=None).completed(
         response="went on"
     ).nothing_else()
+
+
+async def test_a_call_that_is_made_again_has_nothing_of_the_one_before() -> None:
+    """Defect: after a failure every further call of it was told as that failure."""
+
+    async def agent(run: Run) -> None:
+        call = run.tool("t")
+        async with call:
+            raise ValueError("not yet")
+        async with call:
+            call.result = 1
+        async with call:
+            pass
+
+    chain = expect(await run_agent(agent)).started().tool("t", success=False)
+    chain.tool("t", result=1).tool("t", result=None).completed().nothing_else()
+
+
+async def test_a_call_is_not_made_twice_at_once() -> None:
+    """Defect: the first one stayed open until the run ended."""
+
+    async def agent(run: Run) -> None:
+        async with run.tool("t") as call:
+            with pytest.raises(LifecycleError, match="is open"):
+                await call.__aenter__()
+            call.result = 1
+
+    expect(await run_agent(agent)).started().tool("t", result=1).completed().nothing_else()
 
 
 @pytest.mark.parametrize("result", [object(), "x" * 5000, {"deep": {1, 2}}])
@@ -591,6 +639,33 @@ async def test_a_subagents_name_is_an_agents_name(name: Any) -> None:
             run.subagent(name)
 
     expect(await run_agent(opens)).started().completed("succeeded").nothing_else()
+
+
+async def test_a_subagents_content_is_json() -> None:
+    """Defect: it was a bare ``TypeError``, and only when the run was opened."""
+
+    async def opens(run: Run) -> None:
+        with pytest.raises(ConfigurationError, match="content: is not JSON"):
+            run.subagent("searcher", content=b"1")
+
+    expect(await run_agent(opens)).started().completed("succeeded").nothing_else()
+
+
+async def test_a_subagents_run_is_opened_once() -> None:
+    """Defect: its run began twice, and outside of tests of agents the parent was lost with it."""
+
+    async def opens(run: Run) -> None:
+        searcher = run.subagent("searcher")
+        async with searcher as child:
+            with pytest.raises(ConfigurationError, match="Open another one"):
+                await searcher.__aenter__()
+            await child.think("…")
+        with pytest.raises(ConfigurationError, match="Open another one"):
+            await searcher.__aenter__()
+
+    events = await run_agent(opens)
+    expect(events).started().completed("succeeded").nothing_else()
+    expect(events).subagent("searcher").started().thinking().completed().nothing_else()
 
 
 class SlowHost(RecordingHost):

@@ -377,6 +377,35 @@ describe("a reload", () => {
     expect((await script.link()).query).toMatchObject({ run_id: "r7", after: "6-0" });
   });
 
+  // Defect: what was not answered was taken for refused, and nobody attached to the run again.
+  test("a run that is lost again before it was attached to is attached to by the next connection", async () => {
+    const { chat, link } = await live({ mode: "factory", isolationLevel: "strict", threadId: "t1" });
+    for (const run of ["r7", "r8"]) {
+      void chat.send("x", { id: `m ${run}` });
+      await link.take("user_message");
+      link.send("run_accepted", { run_id: run }, { ref: `m ${run}` });
+    }
+    link.event("6-0", "agent_started", { message: "" }, "r7");
+    await until(() => chat.state === "live");
+    link.lose();
+    for (let time = 0; time < 2; time += 1) {
+      const next = (await script.link()).welcome();
+      expect((await next.take("attach")).payload.run_id).toBe("r7");
+      next.lose();
+    }
+  });
+
+  // Defect: the next connection asked for the run in its address, and was refused for good.
+  test("a run that was refused is not asked for again", async () => {
+    const { chat, link } = await live({ mode: "factory", isolationLevel: "strict", threadId: "t1" });
+    const attached = chat.attach("nope");
+    const { id } = await link.take("attach");
+    link.send("error", { code: "run_not_found", message: "no such run", retryable: false }, { ref: id });
+    await expect(attached).rejects.toMatchObject({ code: "run_not_found" });
+    link.lose();
+    expect((await script.link()).query.run_id).toBeUndefined();
+  });
+
   test("without storage it begins from now on", async () => {
     const broken = { getItem() { throw new Error("forbidden"); }, setItem() { throw new Error("forbidden"); } };
     const { link, heard } = await live({ storage: broken });
