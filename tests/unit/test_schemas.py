@@ -105,6 +105,32 @@ def test_paths_are_those_of_the_application() -> None:
     assert len(schema_openapi.routes()) == len(described)
 
 
+def test_a_stream_may_be_refused_as_every_connection_is() -> None:
+    """It takes a seat, and chunks: also where it is one of two answers, as for a message."""
+    paths = published(OPENAPI)["paths"]
+    streams = {
+        (path, method): operation
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+        if "text/event-stream" in operation["responses"].get("200", {}).get("content", ())
+    }
+    assert ("/api/v1/messages", "post") in streams
+    for named, operation in streams.items():
+        codes = {
+            code
+            for answer in operation["responses"].values()
+            for content in answer.get("content", {}).values()
+            for part in content["schema"].get("allOf", ())
+            for code in part.get("properties", {}).get("code", {}).get("enum", ())
+        }
+        refused = {
+            "http_1_1_required", "gone", "too_many_connects", "too_many_connections", "draining",
+        }  # fmt: skip
+        assert refused - codes == set(), named
+    message = paths["/api/v1/messages"]["post"]
+    assert [each["name"] for each in message["parameters"]] == ["Last-Event-ID"]
+
+
 def test_channels_are_those_of_the_handshake() -> None:
     channels = published(ASYNCAPI)["channels"]
     assert {each["address"] for each in channels.values()} == {
