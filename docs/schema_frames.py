@@ -328,9 +328,13 @@ def _legacy_shape(frame: Schema) -> Schema:
 
 
 def _legacy_client(name: str) -> Schema:
-    named = [struct({field: CONTENT}) for field in LEGACY_TEXT_FIELDS[name]]
+    texts = dict.fromkeys(LEGACY_TEXT_FIELDS[name], CONTENT)
+    fields = {**MESSAGE["properties"], **texts}
+    named = [struct({field: CONTENT}) for field in texts]
     anywhere = [*named, *(struct({"payload": each}) for each in named)]
-    made = struct({"type": {"const": name}}, {"id": nullable(ID), "payload": OBJECT})
+    made = struct(
+        {"type": {"const": name}}, {**fields, "id": nullable(ID), "payload": struct({}, fields)}
+    )
     return {**made, "anyOf": anywhere}
 
 

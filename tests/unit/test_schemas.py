@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import jsonschema
@@ -246,6 +247,18 @@ def test_old_frames_are_judged_as_the_gateway_does(kind: str) -> None:
         with pytest.raises(FrameError):
             session.receive(json.dumps(wrong).encode())
         assert not validator("legacy_client_frame").is_valid(wrong), wrong
+
+
+@pytest.mark.parametrize("kind", LEGACY_TEXT_FIELDS)
+def test_an_old_frame_that_the_schema_allows_is_accepted(kind: str) -> None:
+    """It said nothing of a field but of the one that has the text."""
+    session = Session(Mode.LEGACY, max_message_bytes=1000)
+    fields = {*LEGACY_TEXT_FIELDS[kind], "thread_id", "agent", "metadata", "id"}
+    for text, name, value in product(LEGACY_TEXT_FIELDS[kind], fields, VALUES):
+        frame = {"type": kind, text: "x"}
+        for each in ({**frame, name: value}, {**frame, "payload": {name: value}}):
+            if validator("legacy_client_frame").is_valid(each):
+                session.receive(json.dumps(each).encode())
 
 
 # --- a server's frames, and what is none
