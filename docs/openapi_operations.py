@@ -216,7 +216,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             202: json(REPLIES["run_accepted"]),
         },
         refused=together(_USER, _BODY, _PLACE, _STREAMED, {
-            400: ("bad_frame", "id_required"), 404: ("unknown_agent", "run_not_found"),
+            400: ("bad_frame", "id_required"), 403: ("not_allowed",),
+            404: ("unknown_agent", "run_not_found"),
             429: ("rate_limited", "queue_full"),
         }),
         then=_RUN_PATHS,

@@ -15,6 +15,7 @@ from broker.events import (
     AGENT_COMPLETED,
     AGENT_DELTA,
     AGENT_THINKING,
+    INPUT_REQUIRED,
     LIFECYCLE,
     MAX_NAME_CHARACTERS,
     NAMES,
@@ -103,6 +104,7 @@ NARROWER: Final[Mapping[tuple[str, str], Schema]] = {
     (TOOL_EXECUTING, "status"): {"const": "running"},
     (AGENT_COMPLETED, "complete"): {"const": True},
     (AGENT_COMPLETED, "status"): {"enum": list(STATUSES)},
+    (INPUT_REQUIRED, "request_id"): SCALARS["id"],
     (AGENT_COMPLETED, "missing"): {"items": {"enum": list(LIFECYCLE)}, "uniqueItems": True},
 }
 """``VALUES`` of ``broker.events``, where one field is concerned."""
