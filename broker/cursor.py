@@ -30,6 +30,9 @@ class Cursor(NamedTuple):
 ZERO: Final = Cursor(0, 0)
 """Before every event; resuming from here asks for everything retained."""
 
+LAST: Final = Cursor(_LARGEST, _LARGEST)
+"""After every event there can be."""
+
 
 def parse(text: str) -> Cursor:
     """The cursor that a client sent. ``ValueError`` when it is none."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from broker.channels import check_id
 from broker.errors import InvalidEvent
 
 AGENT_STARTED: Final = "agent_started"
@@ -86,6 +87,16 @@ PAYLOADS: Final[Mapping[str, PayloadRule]] = {
 Condition = tuple[str, Callable[[Mapping[str, Any]], bool], str]
 """A field, what must be true of the payload, and what is said when it is not."""
 
+
+def _can_be_answered(payload: Mapping[str, Any]) -> bool:
+    """Whether a client's ``user_input`` may name it: ids are checked there."""
+    try:
+        check_id(payload["request_id"])
+    except ValueError:
+        return False
+    return True
+
+
 VALUES: Final[Mapping[str, tuple[Condition, ...]]] = {
     AGENT_THINKING: (
         (
@@ -117,6 +128,9 @@ VALUES: Final[Mapping[str, tuple[Condition, ...]]] = {
             "must be null unless the run succeeded",
         ),
     ),
+    INPUT_REQUIRED: (
+        ("request_id", _can_be_answered, "must have 1 to 256 bytes without control characters"),
+    ),
 }
 """Event → conditions beyond the types."""
 
@@ -134,7 +148,7 @@ COMMON_VALUES: Final[tuple[Condition, ...]] = (
 )
 """Conditions on fields that several events have."""
 
-NAMES: Final = frozenset({"tool", "call_id", "request_id"})
+NAMES: Final = frozenset({"tool", "call_id"})
 MAX_NAME_CHARACTERS: Final = 512
 """Names come back in the event that closes what they opened, and that one must always fit."""
 

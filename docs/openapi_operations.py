@@ -110,15 +110,15 @@ _PLACE: Final[Refused] = {
     ),
     403: ("user_mismatch", "mode_not_allowed", "connection_unknown", "run_not_found"),
 }  # fmt: skip
+_SEATED: Final[Refused] = {
+    400: ("gone",), 429: ("too_many_connects", "too_many_connections"), 503: ("draining",),
+}  # fmt: skip
+_STREAMED: Final[Refused] = together(_SEATED, {400: ("http_1_1_required",)})
 _CONNECT: Final[Refused] = together(
     _USER,
     _PLACE,
-    {
-        400: ("mode_contradicts_path", "gone"),
-        401: ("query_token_not_allowed",),
-        429: ("too_many_connects", "too_many_connections"),
-        503: ("draining",),
-    },
+    _SEATED,
+    {400: ("mode_contradicts_path",), 401: ("query_token_not_allowed",)},
 )
 _RUN_OF: Final[Refused] = {400: ("bad_frame",), 404: ("run_not_found", "not_found")}
 
@@ -135,9 +135,6 @@ _AGUI_PLACE: Final = {"mode": {"enum": [Mode.MAIN, Mode.FACTORY]},
                       "isolation_level": {"enum": list(Level)}}  # fmt: skip
 _RESUMES: Final = {"name": "Last-Event-ID", "in": "header", "schema": STRING,
                    "description": "Goes on after that, and begins no run."}  # fmt: skip
-_STREAMED: Final[Refused] = {
-    400: ("http_1_1_required", "gone"), 503: ("draining",),
-}  # fmt: skip
 _IN_QUERY: Final = {
     name: schema for name, schema in query(None)["properties"].items() if name not in CREDENTIALS
 }
@@ -184,7 +181,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         headers=({"name": "Last-Event-ID", "in": "header", "schema": STRING,
                   "description": "Counts as after, and more than it."},),
         answers={200: {"text/event-stream": SENT}},
-        refused=together(_CONNECT, {400: ("http_1_1_required",)}),
+        refused=together(_CONNECT, _STREAMED),
     ),
     "/ws/health": _open((200, json(ref("health"))), (503, json(ref("health")))),
     "/ws/config": _open((200, json(ref("config")))),
@@ -211,15 +208,16 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         refused=together(_USER, _BODY, {400: ("invalid_modes",)}),
     ),
     f"{PREFIX}/messages": Operation(
-        tag=USERS, security=_BEARER,
+        tag=USERS, security=_BEARER, headers=(_RESUMES,),
         body=closed({"id": nullable(ID), **MESSAGE["properties"], **_OF_PLACE},
                     {"content": CONTENT}),
         answers={
             200: {"text/event-stream": SENT},  # for who accepts that: the run itself
             202: json(REPLIES["run_accepted"]),
         },
-        refused=together(_USER, _BODY, _PLACE, {
-            400: ("bad_frame",), 404: ("unknown_agent", "run_not_found"),
+        refused=together(_USER, _BODY, _PLACE, _STREAMED, {
+            400: ("bad_frame", "id_required"), 403: ("not_allowed",),
+            404: ("unknown_agent", "run_not_found"),
             429: ("rate_limited", "queue_full"),
         }),
         then=_RUN_PATHS,
@@ -284,29 +282,24 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             {"trigger": {"enum": list(TRIGGERS)}, "messageId": STRING},
         ),
         answers={200: {"text/event-stream": SENT}},
-        refused=together(_CHAT, {
-            400: ("bad_body", "bad_frame", "http_1_1_required", "gone"), 403: ("not_allowed",),
+        refused=together(_CHAT, _STREAMED, {
+            400: ("bad_body", "bad_frame"), 403: ("not_allowed",),
             404: ("unknown_agent", "run_not_found"), 413: ("message_too_large",),
-            429: ("rate_limited", "queue_full", "too_many_connects", "too_many_connections"),
-            503: ("draining",),
+            429: ("rate_limited", "queue_full"),
         }),
     ),
     f"{AI_SDK}/{{agent}}/ws": Operation(
         tag=USERS, security=("token", "ticket"),
         query={**_OF_CHAT, "abort": {"enum": list(ABORTS)}}, answers={101: {}},
-        refused=together(_CHAT, {
-            400: ("invalid_abort", "gone"), 401: ("query_token_not_allowed",),
-            426: ("upgrade_required",), 429: ("too_many_connects", "too_many_connections"),
-            503: ("draining",),
+        refused=together(_CHAT, _SEATED, {
+            400: ("invalid_abort",), 401: ("query_token_not_allowed",), 426: ("upgrade_required",),
         }),
     ),
     f"{AI_SDK}/{{agent}}/{{id}}/stream": Operation(
         tag=USERS, security=_BEARER, query={**_OF_CHAT, "run_id": ID},
         answers={200: {"text/event-stream": SENT}, 204: {}},
-        refused=together(_CHAT, {
-            400: ("http_1_1_required", "gone"), 403: ("not_allowed",),
-            404: ("run_not_found", "not_found"),
-            429: ("too_many_connects", "too_many_connections"), 503: ("draining",),
+        refused=together(_CHAT, _STREAMED, {
+            403: ("not_allowed",), 404: ("run_not_found", "not_found"),
         }),
     ),
     f"{AI_SDK}/{{agent}}/{{id}}/stop": Operation(
@@ -326,7 +319,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         answers={200: {"text/event-stream": SENT}},
         refused=together(_USER, _BODY, _PLACE, _STREAMED, {
             400: ("bad_frame",), 403: ("not_allowed",), 404: ("unknown_agent", "run_not_found"),
-            429: ("rate_limited", "queue_full", "too_many_connections"),
+            429: ("rate_limited", "queue_full"),
         }),
     ),
     f"GET {AGUI}/{{agent}}": Operation(
@@ -339,7 +332,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         }},
         refused=together(_USER, _PLACE, _STREAMED, {
             400: ("thread_id_required",), 403: ("not_allowed",),
-            404: ("run_not_found", "not_found"), 429: ("too_many_connections",),
+            404: ("run_not_found", "not_found"),
         }),
     ),
     f"{ADMIN}/nodes": _looking("nodes"),

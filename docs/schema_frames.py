@@ -15,6 +15,7 @@ from broker.events import (
     AGENT_COMPLETED,
     AGENT_DELTA,
     AGENT_THINKING,
+    INPUT_REQUIRED,
     LIFECYCLE,
     MAX_NAME_CHARACTERS,
     NAMES,
@@ -103,6 +104,7 @@ NARROWER: Final[Mapping[tuple[str, str], Schema]] = {
     (TOOL_EXECUTING, "status"): {"const": "running"},
     (AGENT_COMPLETED, "complete"): {"const": True},
     (AGENT_COMPLETED, "status"): {"enum": list(STATUSES)},
+    (INPUT_REQUIRED, "request_id"): SCALARS["id"],
     (AGENT_COMPLETED, "missing"): {"items": {"enum": list(LIFECYCLE)}, "uniqueItems": True},
 }
 """``VALUES`` of ``broker.events``, where one field is concerned."""
@@ -328,9 +330,13 @@ def _legacy_shape(frame: Schema) -> Schema:
 
 
 def _legacy_client(name: str) -> Schema:
-    named = [struct({field: CONTENT}) for field in LEGACY_TEXT_FIELDS[name]]
+    texts = dict.fromkeys(LEGACY_TEXT_FIELDS[name], CONTENT)
+    fields = {**MESSAGE["properties"], **texts}
+    named = [struct({field: CONTENT}) for field in texts]
     anywhere = [*named, *(struct({"payload": each}) for each in named)]
-    made = struct({"type": {"const": name}}, {"id": nullable(ID), "payload": OBJECT})
+    made = struct(
+        {"type": {"const": name}}, {**fields, "id": nullable(ID), "payload": struct({}, fields)}
+    )
     return {**made, "anyOf": anywhere}
 
 

@@ -181,8 +181,8 @@ class Connection(asyncio.Protocol, ABC):
         self.send(control("connection_established", hello))
         if resync is not None:
             self.send(resync.frame())
-        if feed is None:
-            self._live(beginning.position)
+        if feed is None:  # of no channel, so no place to resume from
+            self.send(control("live", {"cursor": str(beginning.position)}))
         else:
             self._join(feed, beginning, self._live)
         self.flush()

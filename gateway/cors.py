@@ -28,7 +28,8 @@ SHARED: Final = (
 
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, X-Run-Id",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, X-Run-Id, "
+    "traceparent, tracestate",
     "Access-Control-Max-Age": "600",
 }
 
@@ -48,5 +49,5 @@ async def share(
     if request.method == "OPTIONS":
         return web.Response(status=204, headers={**named, **_PREFLIGHT})
     response = await handler(request)
-    response.headers.update(named)
+    response.headers.update({**named, "Access-Control-Expose-Headers": "Retry-After"})
     return response

@@ -123,7 +123,8 @@ def _chosen(path: str, words: tuple[tuple[str, str], ...]) -> Opening:
 
 def _parse(path: str, query: Mapping[str, str]) -> Opening:
     mode = _mode(path, query)
-    for name in set(query) - CREDENTIALS:
+    # Those that do not exist first, so that the same request is always refused for the same.
+    for name in sorted(set(query) - CREDENTIALS, key=lambda name: (name in PARAMETERS, name)):
         allowed = PARAMETERS.get(name)
         if allowed is None:
             raise BadRequest("unknown_parameter", f"{name}: valid are {_list(PARAMETERS)}")

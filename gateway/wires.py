@@ -22,8 +22,8 @@ class Wire:
         self._message, self.legacy = message, legacy
 
     def text(self, text: bytes, cursor: bytes = b"") -> bytes:
-        """A frame as it is; ``cursor``: where a client that has it is."""
-        return self._message(text, cursor)
+        """A frame as it is; ``cursor``: where a client that has it is, if it can resume."""
+        return self._message(text, b"" if self.legacy else cursor)
 
     def event(self, entry: Entry) -> bytes:
         """An event of the log. ``ValueError`` for a body that has no V2 shape."""

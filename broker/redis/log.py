@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from broker.channels import Channel
 from broker.codec import Entry, from_log, unreadable
-from broker.cursor import ZERO, Cursor, from_redis
+from broker.cursor import LAST, ZERO, Cursor, from_redis
 from broker.errors import BrokerUnavailable
 from broker.events import encode_delta
 from broker.redis.store import Store, unavailable_if_refused
@@ -54,6 +54,8 @@ class Log(Store):
         self, channel: Channel, after: Cursor, *, most: int = PAGE
     ) -> tuple[list[Entry], bool]:
         """Entries after ``after``, oldest first, and whether the log ended there."""
+        if after == LAST:  # nothing lies above; Redis refuses it as a bound
+            return [], True
         reply = await self.client.execute("XRANGE", channel.log, f"({after}", "+", "COUNT", most)
         entries: list[Entry] = []
         for each in reply:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 import structlog
 
@@ -15,6 +16,8 @@ from gateway.app import Gateway
 from gateway.demo import DemoConfig
 from tests.support.servers import OPERATOR_KEY, SECRET, token
 
+MAY_SEND, MAY_READ = "Access-Control-Allow-Headers", "Access-Control-Expose-Headers"
+TRACE_CONTEXT = ("traceparent", "tracestate")
 FIRST_REQUEST = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -99,6 +102,25 @@ async def test_a_list_of_origins_is_the_whole_list(settings: Settings) -> None:
 def test_an_impossible_origin_is_refused_at_the_start(settings: Settings, entry: str) -> None:
     with pytest.raises(ConfigurationError, match="RUNCAST_ALLOWED_ORIGINS"):
         Gateway(settings.model_copy(update={"allowed_origins": (entry,)}))
+
+
+async def test_a_page_of_another_host_may_use_all_that_the_protocol_has(settings: Settings) -> None:
+    """Headers that a browser did not send at all, or did not let a page read."""
+    page = {"Origin": "https://chat.example"}
+    allowed = {"allowed_origins": (page["Origin"],), "max_connections_per_user": 1}
+    async with gateway_with(settings, **allowed) as gateway, aiohttp.ClientSession() as http:
+        base, bearer = f"http://127.0.0.1:{gateway.port}", {"Authorization": f"Bearer {token()}"}
+        asks = {**page, "Access-Control-Request-Method": "POST"}
+        async with http.options(f"{base}/api/v1/messages", headers=asks) as preflight:
+            sent = {name.strip() for name in preflight.headers[MAY_SEND].split(",")}
+        assert sent >= {"Authorization", "Content-Type", "Last-Event-ID", *TRACE_CONTEXT}
+        async with (
+            http.get(f"{base}/sse", headers={**page, **bearer}) as stream,
+            http.get(f"{base}/sse", headers={**page, **bearer}) as refused,
+        ):
+            assert (stream.status, refused.status) == (200, 429)
+            assert refused.headers["Retry-After"]
+            assert "Retry-After" in refused.headers.get(MAY_READ, "")
 
 
 # --- trusted proxies

@@ -13,7 +13,7 @@ from broker.redis.broker import Broker
 from gateway import close_codes
 from gateway.app import Gateway
 from tests.mission_critical.test_g1_published_once import opened, thought
-from tests.support.clients import Client, Frame, eventually
+from tests.support.clients import PATIENCE_SECONDS, Client, Frame, eventually
 from tests.support.servers import token
 
 
@@ -76,7 +76,7 @@ class Listener:
         async with self._changed:
             self._changed.notify_all()
 
-    async def until(self, condition: Any, *, seconds: float = 8.0) -> None:
+    async def until(self, condition: Any, *, seconds: float = PATIENCE_SECONDS) -> None:
         async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(lambda: condition(self))
 
@@ -139,6 +139,20 @@ async def test_a_stream_that_has_heard_nothing_yet_has_a_place_to_go_on_from(
     async with Listener(base, last=first.last) as second:
         await second.first("live")
         assert second.seqs() == [1]
+
+
+@pytest.mark.parametrize(
+    "query", [{"mode": "legacy"}, {"mode": "factory", "isolation_level": "strict"}]
+)
+async def test_what_cannot_be_resumed_is_no_place_to_go_on_from(
+    base: str, query: dict[str, str]
+) -> None:
+    """An EventSource sends the last id that it got by itself, and gives up for ever at a 400."""
+    async with Listener(base, headers=None, last=None, **query) as first:
+        await first.first("live")
+    async with Listener(base, headers=None, last=first.last or None, **query) as second:
+        assert second.response.status == 200
+        await second.first("live")
 
 
 async def test_a_cursor_that_is_none_is_told(base: str) -> None:

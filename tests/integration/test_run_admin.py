@@ -14,6 +14,7 @@ from yarl import URL
 from agents_sdk import Run, Worker
 from broker.channels import Owner, Scope
 from broker.config import Settings
+from broker.cursor import LAST
 from broker.redis.agents import WorkerReport
 from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec, RunRequest
@@ -279,6 +280,13 @@ async def test_a_bad_question_is_told(base: str, broker: Broker, path: str, code
     await begun(broker, "r1")
     status, told = await call(base, "GET", path)
     assert (status, told["code"]) == (400, code)
+
+
+async def test_after_the_last_cursor_there_can_be_is_nothing(base: str, broker: Broker) -> None:
+    """Redis refuses it as an exclusive bound: that was told as Redis being away."""
+    await begun(broker, "r1")
+    status, told = await call(base, "GET", of("r1"), after=str(LAST))
+    assert (status, told["events"], told["more"]) == (200, [], False)
 
 
 async def test_what_somebody_else_wrote_into_redis_is_no_run(base: str, broker: Broker) -> None:

@@ -118,6 +118,8 @@ def test_an_optional_field_may_be_null_or_absent(kind: str, field: str) -> None:
         ("tool_executing", {"call_id": ""}, "call_id"),
         ("tool_completed", {"tool": ""}, "tool"),
         ("input_required", {"request_id": ""}, "request_id"),
+        ("input_required", {"request_id": "x" * 257}, "request_id"),  # nobody could answer these
+        ("input_required", {"request_id": "a\nb"}, "request_id"),
         ("agent_thinking", {"progress": 1.01}, "progress"),
         ("agent_thinking", {"progress": -0.01}, "progress"),
         ("agent_thinking", {"progress": math.nan}, "progress"),

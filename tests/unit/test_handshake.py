@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +22,8 @@ from gateway.handshake import (
     Opening,
     parse,
 )
+
+PROTOCOL = Path(__file__).parents[2] / "docs" / "reference" / "protocol.md"
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -122,6 +127,50 @@ def test_a_refusal_has_a_code_and_says_what_is_valid(
     assert error.code == code
     assert valid in error.detail
     assert str(error) == error.detail
+
+
+IN_ORDER: list[tuple[str, list[tuple[str, dict[str, str | None]]]]] = [
+    ("/ws/factory?mode=x&a=b&secret=s&isolation_level=high&events=some&after=0-0&thread_id=", [
+        ("invalid_mode", {"mode": "main"}),
+        ("mode_contradicts_path", {"mode": "factory"}),
+        ("unknown_parameter", {"a": None}),
+        ("parameter_not_allowed", {"secret": None}),
+        ("invalid_isolation_level", {"isolation_level": "strict"}),
+        ("invalid_events", {"events": "all"}),
+        ("run_id_required", {"run_id": "r"}),
+        ("invalid_thread_id", {"thread_id": "t"}),
+    ]),
+    ("/ws/factory?isolation_level=standard&run_id=&thread_id=", [
+        ("parameter_not_allowed", {"run_id": None}),
+        ("invalid_thread_id", {"thread_id": "t"}),
+    ]),
+    ("/ws/isolated?connection_scope=false&secret=&user_id=", [
+        ("invalid_connection_scope", {"connection_scope": "true"}),
+        ("secret_required", {"connection": ""}),
+        ("invalid_user_id", {"user_id": None}),
+        ("invalid_connection", {"connection": "c"}),
+        ("invalid_secret", {"secret": "s"}),
+    ]),
+]  # fmt: skip
+"""A request with every fault, and what it is refused for while they are mended one by one."""
+
+
+@pytest.mark.parametrize(("request_line", "faults"), IN_ORDER)
+def test_of_several_faults_the_first_of_the_table_is_told(
+    request_line: str, faults: list[tuple[str, dict[str, str | None]]]
+) -> None:
+    """The table had another order than the code, and not all codes; of two faults any was told."""
+    path, _, words = request_line.partition("?")
+    query = dict(parse_qsl(words, keep_blank_values=True))
+    told = []
+    for code, mended in faults:
+        told.append(refused(query, path).code)
+        query = {name: text for name, text in {**query, **mended}.items() if text is not None}
+        assert told[-1] == code
+    assert parse(path, query).mode is ROUTES[path]
+    table = re.findall(r"^\| \d{3} \| (.*?) \|", PROTOCOL.read_text("utf-8"), re.MULTILINE)
+    written = iter(re.findall(r"`(\w+)`", " ".join(table)))
+    assert [code for code in told if code not in written] == [], "not in the table in this order"
 
 
 @pytest.mark.parametrize("after", ["", "5", "05-1", "x", "5-1 ", "18446744073709551616-0"])

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import jsonschema
@@ -103,6 +104,32 @@ def test_paths_are_those_of_the_application() -> None:
     }
     assert described == served
     assert len(schema_openapi.routes()) == len(described)
+
+
+def test_a_stream_may_be_refused_as_every_connection_is() -> None:
+    """It takes a seat, and chunks: also where it is one of two answers, as for a message."""
+    paths = published(OPENAPI)["paths"]
+    streams = {
+        (path, method): operation
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+        if "text/event-stream" in operation["responses"].get("200", {}).get("content", ())
+    }
+    assert ("/api/v1/messages", "post") in streams
+    for named, operation in streams.items():
+        codes = {
+            code
+            for answer in operation["responses"].values()
+            for content in answer.get("content", {}).values()
+            for part in content["schema"].get("allOf", ())
+            for code in part.get("properties", {}).get("code", {}).get("enum", ())
+        }
+        refused = {
+            "http_1_1_required", "gone", "too_many_connects", "too_many_connections", "draining",
+        } | ({"not_allowed"} if named[1] == "post" else set())  # fmt: skip
+        assert refused - codes == set(), named
+    message = paths["/api/v1/messages"]["post"]
+    assert [each["name"] for each in message["parameters"]] == ["Last-Event-ID"]
 
 
 def test_channels_are_those_of_the_handshake() -> None:
@@ -220,6 +247,18 @@ def test_old_frames_are_judged_as_the_gateway_does(kind: str) -> None:
         with pytest.raises(FrameError):
             session.receive(json.dumps(wrong).encode())
         assert not validator("legacy_client_frame").is_valid(wrong), wrong
+
+
+@pytest.mark.parametrize("kind", LEGACY_TEXT_FIELDS)
+def test_an_old_frame_that_the_schema_allows_is_accepted(kind: str) -> None:
+    """It said nothing of a field but of the one that has the text."""
+    session = Session(Mode.LEGACY, max_message_bytes=1000)
+    fields = {*LEGACY_TEXT_FIELDS[kind], "thread_id", "agent", "metadata", "id"}
+    for text, name, value in product(LEGACY_TEXT_FIELDS[kind], fields, VALUES):
+        frame = {"type": kind, text: "x"}
+        for each in ({**frame, name: value}, {**frame, "payload": {name: value}}):
+            if validator("legacy_client_frame").is_valid(each):
+                session.receive(json.dumps(each).encode())
 
 
 # --- a server's frames, and what is none
