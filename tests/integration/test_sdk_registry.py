@@ -294,3 +294,40 @@ async def test_agents_are_known_between_announcements_however_short_the_retentio
     broker.limits = replace(broker.limits, history_ttl_seconds=3)
     await broker.announce([AgentSpec(name="a")])
     assert await broker.client.execute("TTL", broker.keys.agents) > 2 * ANNOUNCE_SECONDS
+
+
+async def lost(broker: Broker, registered: Registered) -> Claim:
+    """What its first worker had, before it was lost and the run queued again."""
+    claim = await claimed(broker, registered)
+    await broker.publish_delta(claim, offset=0, text="longer than the next")
+    assert await due(broker, registered) is None
+    return claim
+
+
+async def test_what_a_lost_attempt_wrote_is_not_taken_for_the_next_ones_text(
+    broker: Broker,
+) -> None:
+    """A delta that the kept text covers has been published already, and is not again."""
+    registered = await register(broker, "t")
+    first = await lost(broker, registered)
+    second = await claimed(broker, registered)
+    assert await broker.publish_delta(second, offset=0, text="anew") == len("anew")
+    text = await broker.text(first.channel, first.run_id)
+    assert text is not None
+    assert text.text == b"anew"
+
+
+async def test_a_run_that_lost_its_worker_waits_for_one_as_a_new_one_does(broker: Broker) -> None:
+    """Its request may be lost once more, whether or not that of the first attempt was; and while
+    it waits it is among those that its owner has waiting."""
+    registered = await register(broker, "t")
+    assert await due(broker, registered) is None  # its request may have been lost: once more
+    await lost(broker, registered)
+    score = ("ZSCORE", broker.keys.runs(ALICE), registered.run_id)
+    assert float(await broker.client.execute(*score)) == 0
+    before = len(await queued(broker))
+    assert await due(broker, registered) is None
+    assert len(await queued(broker)) == before + 1
+    decided = await due(broker, registered)
+    assert decided is not None
+    assert decided[1:] == ("abandoned", "queue_timeout")
