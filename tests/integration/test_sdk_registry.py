@@ -331,3 +331,42 @@ async def test_a_run_that_lost_its_worker_waits_for_one_as_a_new_one_does(broker
     decided = await due(broker, registered)
     assert decided is not None
     assert decided[1:] == ("abandoned", "queue_timeout")
+
+
+async def test_who_goes_on_in_spite_of_a_stop_is_ended_at_its_deadline(broker: Broker) -> None:
+    """However often its worker renews; the first request sets the deadline, and a lease that ends
+    before it counts: its worker may be dead."""
+    whole = broker.limits
+    broker.limits = replace(whole, lease_seconds=600, stop_deadline_seconds=300)
+    registered = await register(broker, "t")
+    claim = await claimed(broker, registered)
+    key = broker.keys.run(registered.partition, registered.run_id)
+    leases = broker.keys.leases(registered.partition)
+
+    async def looked_at() -> float:
+        return float(await broker.client.execute("ZSCORE", leases, registered.run_id))
+
+    await broker.stop_run(ALICE, registered.run_id)
+    deadline = float(await broker.client.execute("HGET", key, "stop"))
+    assert await looked_at() == deadline
+    renewal = (await broker.renew([claim]))[claim.run_id]
+    assert (renewal.held, renewal.stop) == (True, True)
+    assert await looked_at() == deadline
+    broker.limits = replace(whole, lease_seconds=60, stop_deadline_seconds=900)
+    await broker.stop_run(ALICE, registered.run_id)
+    assert await looked_at() == float(await broker.client.execute("HGET", key, "stop")) == deadline
+    await broker.renew([claim])
+    assert (leased := await looked_at()) < deadline
+    await broker.stop_run(ALICE, registered.run_id)
+    assert await looked_at() == leased
+    taken = await due(broker, registered)
+    assert taken is not None
+    assert taken[1:] == ("cancelled", "stopped")
+    assert not (await broker.renew([claim]))[claim.run_id].held, "it is the sweeper's now"
+
+    broker.limits = replace(whole, lease_seconds=60, stop_deadline_seconds=900)
+    registered = await register(broker, "another")
+    await claimed(broker, registered)
+    leased = await looked_at()
+    await broker.stop_run(ALICE, registered.run_id)
+    assert await looked_at() == leased
