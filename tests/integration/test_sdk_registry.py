@@ -370,3 +370,20 @@ async def test_who_goes_on_in_spite_of_a_stop_is_ended_at_its_deadline(broker: B
     leased = await looked_at()
     await broker.stop_run(ALICE, registered.run_id)
     assert await looked_at() == leased
+
+
+async def test_a_run_that_is_held_keeps_all_that_it_is_listed_in(broker: Broker) -> None:
+    """Whatever it waits behind takes longer than keys live, and only the sweeper looks at it."""
+    first = await register(broker, "t")
+    held = await register(broker, "t")
+    keys = (
+        broker.keys.run(held.partition, held.run_id),
+        broker.keys.channel(ALICE, Scope.USER).open,
+        broker.keys.thread(ALICE, "t"),
+        broker.keys.runs(ALICE),
+    )
+    await broker.client.execute_many([("EXPIRE", key, 50) for key in keys])
+    assert await due(broker, held) is None
+    kept = await broker.client.execute_many([("TTL", key) for key in keys])
+    assert min(kept) > 50, kept
+    assert await waiting(broker, "t") == [first.run_id, held.run_id]
