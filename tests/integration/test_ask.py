@@ -503,6 +503,25 @@ async def test_a_run_without_a_worker_asks_as_well(settings: Settings, broker: B
             await broker.answer_run(NEIGHBOUR, run.id, request_id, {"send": True})
 
 
+async def test_a_run_whose_question_is_over_waits_no_more(
+    settings: Settings, broker: Broker
+) -> None:
+    """Nor does it for another one, once that is answered, though the first was never taken back."""
+    async with (
+        Publisher(settings=settings) as publisher,
+        publisher.run(user_id="alice", thread_id="t", agent_name="cron") as run,
+    ):
+        with pytest.raises(InputExpired):
+            await run.ask("Quick?", expires_seconds=0.2)
+        assert await state(broker, run.id) == "running", "though it has said nothing since"
+        asking = asyncio.create_task(run.ask("Go on?"))
+        await until(lambda: has_asked(broker, run.id, 2))
+        _, request_id = await request_ids(broker, run.id)
+        await broker.answer_run(ALICE, run.id, request_id, "yes")
+        assert await asking == "yes"
+        assert await state(broker, run.id) == "running"
+
+
 async def test_keys_live_no_longer_than_before(worker: Worker, broker: Broker) -> None:
     async with worker.running():
         run_id = await ask(broker, "asks", {"prompts": ["Go on?"]})

@@ -387,3 +387,25 @@ async def test_a_run_that_is_held_keeps_all_that_it_is_listed_in(broker: Broker)
     kept = await broker.client.execute_many([("TTL", key) for key in keys])
     assert min(kept) > 50, kept
     assert await waiting(broker, "t") == [first.run_id, held.run_id]
+
+
+async def test_a_lease_that_is_renewed_keeps_all_of_its_run(broker: Broker) -> None:
+    """However long it says nothing: what it began with is there when it goes on."""
+    registered = await register(broker, "t")
+    claim = await claimed(broker, registered)
+    await broker.publish_delta(claim, offset=0, text="so far")
+    thought = Publication(
+        seq=1, event_type="agent_thinking", body=b"{}", state=State.RUNNING, sent="th"
+    )
+    await broker.publish(claim, thought)
+    keys = (
+        broker.keys.run(claim.partition, claim.run_id),
+        broker.keys.leases(claim.partition),
+        claim.channel.log,
+        broker.keys.text(claim.partition, claim.run_id),
+        broker.keys.runs(ALICE),
+    )
+    await broker.client.execute_many([("EXPIRE", key, 50) for key in keys])
+    assert (await broker.renew([claim]))[claim.run_id].held
+    kept = await broker.client.execute_many([("TTL", key) for key in keys])
+    assert min(kept) > 50, kept
