@@ -13,8 +13,11 @@ from broker.channels import Owner
 from broker.config import Settings
 from broker.redis.broker import Broker
 from gateway.app import Gateway
+from gateway.chat_socket import ChatSocket
 from tests.conformance.ai_sdk_client import Chat, Client
+from tests.support.clients import eventually
 from tests.support.fault_proxy import FaultProxy
+from tests.support.held_stops import HeldStops
 from tests.support.servers import Redis, running_fleet, token
 
 KINDS = ("sse", "ws")
@@ -100,6 +103,11 @@ async def client() -> AsyncIterator[Client]:
 async def status_of(broker: Broker, run_id: str) -> str | None:
     status: str | None = (await broker.run(Owner("", "alice"), run_id))["status"]
     return status
+
+
+def requests(gateway: Gateway) -> int:
+    """How many are answered over WebSockets now."""
+    return sum(len(s._requests or ()) for s in gateway.node.sockets if isinstance(s, ChatSocket))
 
 
 def kinds(chat: Chat) -> list[str]:
@@ -208,20 +216,26 @@ async def test_an_abort_may_mean_to_leave(
     assert chat.told["status"] == "succeeded"
 
 
-async def test_a_resumed_chat_is_stopped(base: str, agents: Agents, client: Client) -> None:
+async def test_a_resumed_chat_is_stopped(
+    base: str, gateway: Gateway, agents: Agents, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But one that is resumed twice at once, as React does in development, is not."""
+    held = HeldStops(monkeypatch)
     first = await client.open(base, "ws", agent="waits")
     await first.send("go")
     await first.shows(SAID)
     again = await client.open(base, "ws", agent="waits")
     await again.do("resume")
+    await eventually(lambda: requests(gateway) == 2)
     await again.do("stop")
+    await eventually(lambda: held.held == 1)
     await again.do("resume")
-    await again.until(lambda: again.text == SAID and again.status == "streaming")
-    await asyncio.sleep(1.5)  # the time within which it could have been stopped
+    await eventually(lambda: requests(gateway) == 2)
+    assert await held.over() == [], "it is read again"
+    await again.shows(SAID)
     (run,) = agents.begun
-    assert not run.stop_requested
     await again.ends("stop")
+    assert await held.over() == [run.id]
     await first.until(lambda: first.status == "ready")
     assert first.told["status"] == "cancelled"
 

@@ -29,6 +29,9 @@ NEIGHBOUR = next(
 )
 """Another user whose keys are in the same place as alice's: nothing but the owner tells."""
 
+HURRY_SECONDS = 6
+"""Longer than a busy machine stands still between two steps of an agent."""
+
 
 @pytest.fixture
 def lease_seconds() -> int:
@@ -73,11 +76,11 @@ def worker(quick: Settings) -> Worker:
     @worker.agent("gives up")
     async def gives_up(run: Run) -> Any:
         with suppress(TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(5):
                 await run.ask("Are you there?")
         return await run.ask("Really not?")
 
-    @worker.agent("hurries", timeout_seconds=3)
+    @worker.agent("hurries", timeout_seconds=HURRY_SECONDS)
     async def hurries(run: Run) -> Any:
         answer = await run.ask("May I be slow?")
         if answer == "yes":
@@ -306,15 +309,16 @@ async def test_the_agents_timeout_stands_still_while_it_waits(
         quick, slow = (await ask(broker, "hurries"), await ask(broker, "hurries"))
         await until(lambda: has_asked(broker, quick))
         await until(lambda: has_asked(broker, slow))
-        await asyncio.sleep(3.5)  # longer than the agent may take
+        await asyncio.sleep(HURRY_SECONDS + 0.5)  # longer than the agent may take
         for run_id, content in ((quick, "no"), (slow, "yes")):
             (request_id,) = await request_ids(broker, run_id)
             await broker.answer_run(ALICE, run_id, request_id, content)
         assert (await ended(broker, slow))["error"]["code"] == "timeout"
-        # The child's question holds the parent's time as well; it is answered 4 s later.
+        # The child's question holds the parent's time as well; it is answered later than that.
         events = await logged(broker)
         child = next(e for e in events if e.get("parent_run_id") == quick)["run_id"]
         await asyncio.sleep(1)  # the time that the child waits, beside that of its parent
+        await until(lambda: has_asked(broker, child))
         (request_id,) = await request_ids(broker, child)
         await broker.answer_run(ALICE, child, request_id, "yes")
         assert (await ended(broker, quick))["response"] == "no"
@@ -497,6 +501,25 @@ async def test_a_run_without_a_worker_asks_as_well(settings: Settings, broker: B
             assert await state(broker, run.id) == "running", "though it has said nothing since"
         with pytest.raises(RunNotFound):
             await broker.answer_run(NEIGHBOUR, run.id, request_id, {"send": True})
+
+
+async def test_a_run_whose_question_is_over_waits_no_more(
+    settings: Settings, broker: Broker
+) -> None:
+    """Nor does it for another one, once that is answered, though the first was never taken back."""
+    async with (
+        Publisher(settings=settings) as publisher,
+        publisher.run(user_id="alice", thread_id="t", agent_name="cron") as run,
+    ):
+        with pytest.raises(InputExpired):
+            await run.ask("Quick?", expires_seconds=0.2)
+        assert await state(broker, run.id) == "running", "though it has said nothing since"
+        asking = asyncio.create_task(run.ask("Go on?"))
+        await until(lambda: has_asked(broker, run.id, 2))
+        _, request_id = await request_ids(broker, run.id)
+        await broker.answer_run(ALICE, run.id, request_id, "yes")
+        assert await asking == "yes"
+        assert await state(broker, run.id) == "running"
 
 
 async def test_keys_live_no_longer_than_before(worker: Worker, broker: Broker) -> None:

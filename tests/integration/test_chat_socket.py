@@ -15,6 +15,7 @@ from broker.redis.broker import Broker
 from gateway import chat_socket
 from gateway.app import Gateway
 from tests.support.clients import PATIENCE_SECONDS, eventually
+from tests.support.held_stops import HeldStops
 from tests.support.servers import token
 
 PIECE = "x" * 16_000
@@ -315,7 +316,7 @@ async def test_a_chat_of_a_mode_is_resumed_in_that_mode(
 async def test_only_who_is_not_back_soon_has_stopped_what_he_resumed(
     base: str, agents: Agents, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_socket, "RESUMED_SECONDS", 0.3)
+    held = HeldStops(monkeypatch)
     async with (
         http.ws_connect(f"{base}/ai-sdk/waits/ws", headers=bearer()) as socket,
         http.post(f"{base}/ai-sdk/waits", headers=bearer(), json=body()) as posted,
@@ -327,11 +328,13 @@ async def test_only_who_is_not_back_soon_has_stopped_what_he_resumed(
         await socket.send_json({"type": "abort", "requestId": "1"})
         await socket.send_json({**resume, "requestId": "2"})
         await until(socket, "chunk", "2")
-        await asyncio.sleep(0.5)  # by then it would have been stopped
+        assert await held.over() == [], "it is read again"
         await socket.send_json({**resume, "requestId": "3"})
         shown = [frame["chunk"] for frame in (await until(socket, "chunk", "3"))[1:]]
         await socket.send_json({"type": "abort", "requestId": "2"})
+        assert await held.over() == [], "it is read twice"
         await socket.send_json({"type": "abort", "requestId": "3"})
+        assert len(await held.over()) == 1
         assert shown[0]["type"] == "start"
         said = await posted.text()
         assert said.count("stop_requested") == 1

@@ -180,9 +180,9 @@ async def test_opening_a_run_again_gives_the_same_claim_to_its_own_process_only(
     spec = AgentSpec(name="a", on_busy="parallel")
     first = await broker.open_run(request, spec, worker_id="w1")
     key = broker.keys.run(first.partition, first.run_id)
-    await broker.client.execute("EXPIRE", key, 5)
+    await broker.client.execute("EXPIRE", key, 50)
     assert await broker.open_run(request, spec, worker_id="w1") == first
-    assert await broker.client.execute("TTL", key) > 5
+    assert await broker.client.execute("TTL", key) > 50
     with pytest.raises(RunExists):
         await broker.open_run(request, spec, worker_id="w2")
 
@@ -210,9 +210,9 @@ async def test_a_repeated_event_renews_its_run(broker: Broker) -> None:
     claim = await claimed(broker, registered)
     said = await broker.publish(claim, end(claim))
     key = broker.keys.run(registered.partition, registered.run_id)
-    await broker.client.execute("EXPIRE", key, 5)
+    await broker.client.execute("EXPIRE", key, 50)
     assert await broker.publish(claim, end(claim)) == said
-    assert await broker.client.execute("TTL", key) > 5
+    assert await broker.client.execute("TTL", key) > 50
 
 
 async def test_a_repeated_message_keeps_the_run_that_it_began(broker: Broker) -> None:
@@ -334,3 +334,118 @@ async def test_agents_are_known_between_announcements_however_short_the_retentio
     broker.limits = replace(broker.limits, history_ttl_seconds=3)
     await broker.announce([AgentSpec(name="a")])
     assert await broker.client.execute("TTL", broker.keys.agents) > 2 * ANNOUNCE_SECONDS
+
+
+async def lost(broker: Broker, registered: Registered) -> Claim:
+    """What its first worker had, before it was lost and the run queued again."""
+    claim = await claimed(broker, registered)
+    await broker.publish_delta(claim, offset=0, text="longer than the next")
+    assert await due(broker, registered) is None
+    return claim
+
+
+async def test_what_a_lost_attempt_wrote_is_not_taken_for_the_next_ones_text(
+    broker: Broker,
+) -> None:
+    """A delta that the kept text covers has been published already, and is not again."""
+    registered = await register(broker, "t")
+    first = await lost(broker, registered)
+    second = await claimed(broker, registered)
+    assert await broker.publish_delta(second, offset=0, text="anew") == len("anew")
+    text = await broker.text(first.channel, first.run_id)
+    assert text is not None
+    assert text.text == b"anew"
+
+
+async def test_a_run_that_lost_its_worker_waits_for_one_as_a_new_one_does(broker: Broker) -> None:
+    """Its request may be lost once more, whether or not that of the first attempt was; and while
+    it waits it is among those that its owner has waiting."""
+    registered = await register(broker, "t")
+    assert await due(broker, registered) is None  # its request may have been lost: once more
+    await lost(broker, registered)
+    score = ("ZSCORE", broker.keys.runs(ALICE), registered.run_id)
+    assert float(await broker.client.execute(*score)) == 0
+    before = len(await queued(broker))
+    assert await due(broker, registered) is None
+    assert len(await queued(broker)) == before + 1
+    decided = await due(broker, registered)
+    assert decided is not None
+    assert decided[1:] == ("abandoned", "queue_timeout")
+
+
+async def test_who_goes_on_in_spite_of_a_stop_is_ended_at_its_deadline(broker: Broker) -> None:
+    """However often its worker renews; the first request sets the deadline, and a lease that ends
+    before it counts: its worker may be dead."""
+    whole = broker.limits
+    broker.limits = replace(whole, lease_seconds=600, stop_deadline_seconds=300)
+    registered = await register(broker, "t")
+    claim = await claimed(broker, registered)
+    key = broker.keys.run(registered.partition, registered.run_id)
+    leases = broker.keys.leases(registered.partition)
+
+    async def looked_at() -> float:
+        return float(await broker.client.execute("ZSCORE", leases, registered.run_id))
+
+    await broker.stop_run(ALICE, registered.run_id)
+    deadline = float(await broker.client.execute("HGET", key, "stop"))
+    assert await looked_at() == deadline
+    renewal = (await broker.renew([claim]))[claim.run_id]
+    assert (renewal.held, renewal.stop) == (True, True)
+    assert await looked_at() == deadline
+    broker.limits = replace(whole, lease_seconds=60, stop_deadline_seconds=900)
+    await broker.stop_run(ALICE, registered.run_id)
+    assert await looked_at() == float(await broker.client.execute("HGET", key, "stop")) == deadline
+    await broker.renew([claim])
+    assert (leased := await looked_at()) < deadline
+    await broker.stop_run(ALICE, registered.run_id)
+    assert await looked_at() == leased
+    taken = await due(broker, registered)
+    assert taken is not None
+    assert taken[1:] == ("cancelled", "stopped")
+    assert not (await broker.renew([claim]))[claim.run_id].held, "it is the sweeper's now"
+
+    broker.limits = replace(whole, lease_seconds=60, stop_deadline_seconds=900)
+    registered = await register(broker, "another")
+    await claimed(broker, registered)
+    leased = await looked_at()
+    await broker.stop_run(ALICE, registered.run_id)
+    assert await looked_at() == leased
+
+
+async def test_a_run_that_is_held_keeps_all_that_it_is_listed_in(broker: Broker) -> None:
+    """Whatever it waits behind takes longer than keys live, and only the sweeper looks at it."""
+    first = await register(broker, "t")
+    held = await register(broker, "t")
+    keys = (
+        broker.keys.run(held.partition, held.run_id),
+        broker.keys.channel(ALICE, Scope.USER).open,
+        broker.keys.thread(ALICE, "t"),
+        broker.keys.runs(ALICE),
+    )
+    await broker.client.execute_many([("EXPIRE", key, 50) for key in keys])
+    assert await due(broker, held) is None
+    kept = await broker.client.execute_many([("TTL", key) for key in keys])
+    assert min(kept) > 50, kept
+    assert await waiting(broker, "t") == [first.run_id, held.run_id]
+
+
+async def test_a_lease_that_is_renewed_keeps_all_of_its_run(broker: Broker) -> None:
+    """However long it says nothing: what it began with is there when it goes on."""
+    registered = await register(broker, "t")
+    claim = await claimed(broker, registered)
+    await broker.publish_delta(claim, offset=0, text="so far")
+    thought = Publication(
+        seq=1, event_type="agent_thinking", body=b"{}", state=State.RUNNING, sent="th"
+    )
+    await broker.publish(claim, thought)
+    keys = (
+        broker.keys.run(claim.partition, claim.run_id),
+        broker.keys.leases(claim.partition),
+        claim.channel.log,
+        broker.keys.text(claim.partition, claim.run_id),
+        broker.keys.runs(ALICE),
+    )
+    await broker.client.execute_many([("EXPIRE", key, 50) for key in keys])
+    assert (await broker.renew([claim]))[claim.run_id].held
+    kept = await broker.client.execute_many([("TTL", key) for key in keys])
+    assert min(kept) > 50, kept

@@ -34,7 +34,7 @@ class Kind(StrEnum):
     NOT_IN_LOG = "not_in_log"
     """Acknowledged, and the log does not have it."""
     UNTOLD = "untold"
-    """A client has what the log took back, and was not told so by a resync."""
+    """A client has what the log does not have under that id, and was not told so by a resync."""
     TORN = "torn"
     """Streamed text that does not continue what the client has, or does not begin the response."""
     PHANTOM = "phantom"

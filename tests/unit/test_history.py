@@ -431,13 +431,56 @@ def test_the_same_thought_under_two_seqs_is_found_at_the_client() -> None:
     def plant(frames: list[Frame]) -> None:
         frames[at(2)] = {**frames[at(2)], "payload": {"thoughts": "a1"}}
 
-    assert kinds(received(history, plant)) == {Kind.DOUBLED}
+    assert kinds(received(history, plant)) == {Kind.DOUBLED, Kind.UNTOLD}
 
 
 def test_what_the_log_took_back_must_be_told() -> None:
     history = whole(outcomes={"a2": Outcome.UNKNOWN})
     log = [entry for entry in history.logs[ALICE] if entry.marker != "a2"]
     assert kinds(replace(history, logs={ALICE: log})) == {Kind.UNTOLD}
+
+
+def test_an_event_under_the_id_of_another_is_found() -> None:
+    """Both ids came, in order, each run's seq increases, and the client has the one for the other.
+
+    It would resume from a cursor that stands for what it does not have.
+    """
+
+    def swap(frames: list[Frame]) -> None:
+        one, other = frames[at(3)], frames[at(4)]
+        assert one["run_id"] != other["run_id"]
+        frames[at(3)], frames[at(4)] = {**other, "id": one["id"]}, {**one, "id": other["id"]}
+
+    assert kinds(received(whole(), swap)) == {Kind.UNTOLD}
+
+
+@pytest.mark.parametrize("changed", [{"type": "tool_executing"}, {"payload": {"thoughts": "a0"}}])
+def test_an_event_that_is_not_what_the_log_has_is_found(changed: Frame) -> None:
+    def change(frames: list[Frame]) -> None:
+        frames[at(2)] = {**frames[at(2)], **changed}
+
+    assert kinds(received(whole(), change)) == {Kind.UNTOLD}
+
+
+def test_an_end_that_only_a_client_has_is_one() -> None:
+    """The log was idle beyond its time to live."""
+    gone = replace(whole(), logs={}, emissions=[], excuses=Excuses(retention=0))
+    assert kinds(replace(gone, readers=[])) == {Kind.NO_TERMINAL}
+    left = replace(gone.readers[0], connected=False)
+    assert check(replace(gone, readers=[left])) == []
+
+
+def test_a_resync_covers_nothing_after_the_first_event_that_followed_it() -> None:
+    """The log was trimmed once more later: it does not show what is missing."""
+    history = whole()
+    log = history.logs[ALICE]
+    came = [*log[4:5], *log[6:]]  # b1 did not, and it was there then
+    frames = [hello(), resync("expired", "0-0"), *(event(ALICE, entry) for entry in came)]
+    reader = Reader("late", ALICE, [Epoch("1-1", frames)])
+    trimmed = replace(
+        history, readers=[reader], logs={ALICE: log[6:]}, excuses=Excuses(retention=4)
+    )
+    assert kinds(trimmed) == {Kind.LOST}
 
 
 @given(st.data())

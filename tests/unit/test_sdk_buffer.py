@@ -128,7 +128,7 @@ async def test_events_are_confirmed_with_their_ids(buffer: Buffer) -> None:
     first, second = event(1), event(2)
     buffer.put(first)
     buffer.put(second)
-    assert await buffer.confirmed(second, timeout_seconds=5) == "2-0"
+    assert await buffer.confirmed(second, timeout_seconds=60) == "2-0"
     assert await buffer.confirmed(first, timeout_seconds=0) == "1-0"
 
 
@@ -139,7 +139,7 @@ async def test_a_lost_reply_is_asked_for_again_and_the_event_is_there_once(
     events = [event(seq) for seq in (1, 2, 3)]
     for each in events:
         buffer.put(each)
-    assert [await buffer.confirmed(each, timeout_seconds=5) for each in events] == [
+    assert [await buffer.confirmed(each, timeout_seconds=60) for each in events] == [
         "1-0",
         "2-0",
         "3-0",
@@ -157,7 +157,7 @@ async def test_a_caller_waits_no_longer_than_he_asked_and_the_event_is_sent_late
     with pytest.raises(PublishError, match=r"1 event\(s\) not confirmed yet.*down"):
         await buffer.confirmed(waiting, timeout_seconds=0.01)
     log.reachable.set()
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert waiting.id == "1-0"
 
 
@@ -165,13 +165,13 @@ async def test_a_cancelled_caller_cancels_nothing_but_his_wait(buffer: Buffer, l
     log.reachable.clear()
     kept = event(1)
     buffer.put(kept)
-    caller = asyncio.create_task(buffer.confirmed(kept, timeout_seconds=5))
+    caller = asyncio.create_task(buffer.confirmed(kept, timeout_seconds=60))
     await asyncio.sleep(0)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
     log.reachable.set()
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert log.arrived == [1]
 
 
@@ -188,7 +188,7 @@ async def test_each_caller_waits_as_long_as_he_asked(buffer: Buffer, log: Log) -
             await buffer.confirmed(said, timeout_seconds=seconds)
         told.append(said.seq)
 
-    patient = asyncio.create_task(buffer.confirmed(events[0], timeout_seconds=5))
+    patient = asyncio.create_task(buffer.confirmed(events[0], timeout_seconds=60))
     await asyncio.gather(wait(events[2], 0.06), wait(events[1], 0.01))
     assert told == [2, 3]
     log.reachable.set()
@@ -211,7 +211,7 @@ async def test_what_is_said_in_one_turn_leaves_together_and_the_rest_behind_it(
     await asyncio.sleep(0)
     assert len(log.attempts) == 3
     held.set()
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert log.arrived == [1, 2, 3, 4]
     assert len(log.attempts) == 4, "none was sent twice"
 
@@ -229,7 +229,7 @@ async def test_no_more_than_a_window_is_on_its_way(buffer: Buffer, log: Log) -> 
     await asyncio.sleep(0)
     assert len(log.attempts) == WINDOW
     held.set()
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert log.arrived == list(range(1, WINDOW + 11))
 
 
@@ -258,7 +258,7 @@ async def test_text_not_sent_yet_is_merged_and_text_sent_is_not(buffer: Buffer, 
     buffer.put(Text(3, "c", 1))
     assert len(buffer) == 2
     log.reachable.set()
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert log.text == "aéc"
     assert [item.text for item in log.attempts[-2:] if isinstance(item, Text)] == ["a", "éc"]
 
@@ -272,7 +272,7 @@ async def test_a_full_buffer_says_so_and_has_room_again(log: Log) -> None:
     with pytest.raises(PublishError):
         await buffer.room(timeout_seconds=0.01)
     log.reachable.set()
-    await buffer.room(timeout_seconds=5)
+    await buffer.room(timeout_seconds=60)
     assert not buffer.full
 
 
@@ -288,12 +288,12 @@ async def test_an_event_refused_for_good_loses_the_run(
     buffer.put(first)
     buffer.put(second)
     with pytest.raises(refusal):
-        await buffer.confirmed(second, timeout_seconds=5)
+        await buffer.confirmed(second, timeout_seconds=60)
     assert [type(error) for error in lost] == [refusal]
     later = event(3)
     buffer.put(later)
     with pytest.raises(refusal):
-        await buffer.confirmed(later, timeout_seconds=5)
+        await buffer.confirmed(later, timeout_seconds=60)
     await buffer.flushed(timeout_seconds=0)
 
 
@@ -302,11 +302,11 @@ async def test_what_a_failover_took_back_is_published_again_before_the_next(
 ) -> None:
     for seq in range(1, 6):
         buffer.put(event(seq))
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     del log.arrived[2:]
     said = event(6)
     buffer.put(said)
-    assert await buffer.confirmed(said, timeout_seconds=5) == "6-0"
+    assert await buffer.confirmed(said, timeout_seconds=60) == "6-0"
     assert log.arrived == [1, 2, 3, 4, 5, 6]
     assert not lost
 
@@ -326,7 +326,7 @@ async def test_a_failover_in_mid_window_is_made_up_for(
     events = [event(seq) for seq in range(1, 9)]
     for each in events:
         buffer.put(each)
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert log.arrived == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [each.id for each in events] == [f"{seq}-0" for seq in range(1, 9)]
     assert not lost
@@ -338,12 +338,12 @@ async def test_a_log_that_lost_more_than_is_kept_loses_the_run(
     many = KEPT_ITEMS + 5
     for seq in range(1, many + 1):
         buffer.put(event(seq))
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     del log.arrived[4:]
     said = event(many + 1)
     buffer.put(said)
     with pytest.raises(SequenceGap):
-        await buffer.confirmed(said, timeout_seconds=5)
+        await buffer.confirmed(said, timeout_seconds=60)
     assert log.arrived == [1, 2, 3, 4], "nothing is skipped, not even then"
     assert len(lost) == 1
 
@@ -353,11 +353,11 @@ async def test_text_that_a_failover_took_back_is_sent_from_where_it_ends(
 ) -> None:
     size = len(TEXT.encode())
     buffer.put(Text(0, TEXT, size))
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     log.text = TEXT[:3]
     log.attempts.clear()
     buffer.put(Text(size, TEXT, size))
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert log.text == TEXT * 2
     sent = [item.text for item in log.attempts if isinstance(item, Text)]
     assert sent == [TEXT, TEXT[3:] + TEXT], "the gap is seen, and one delta closes it"
@@ -372,12 +372,12 @@ async def test_text_is_not_too_late_when_the_run_ends_right_behind_it(
     size = len(TEXT.encode())
     buffer = Buffer(log.send, run_id="r", on_lost=lost.append, written=written)
     buffer.put(Text(0, TEXT, size))
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     log.text = ""
     log.lose_replies = 1
     buffer.put(Text(size, TEXT, size))
     buffer.put(event(1, status="succeeded"))
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert (log.text, log.arrived, lost) == (TEXT * 2, [1], [])
 
 
@@ -385,12 +385,12 @@ async def test_all_of_a_long_text_is_sent_again_in_bounded_deltas(buffer: Buffer
     size = len(TEXT.encode())
     for number in range(1999):
         buffer.put(Text(number * size, TEXT, size))
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert log.text == TEXT * 1999
     log.text = ""
     log.attempts.clear()
     buffer.put(Text(1999 * size, TEXT, size))
-    await buffer.flushed(timeout_seconds=5)
+    await buffer.flushed(timeout_seconds=60)
     assert log.text == TEXT * 2000
     longest = max(len(item.text) for item in log.attempts if isinstance(item, Text))
     assert longest <= MAX_DELTA_CHARACTERS
@@ -408,12 +408,12 @@ async def test_text_over_the_limit_fails_once_and_does_not_lose_the_run(
         for seq in range(1, 6):
             buffer.put(Text(seq * 7, "1234567", 7))
             buffer.put(event(seq))
-        await buffer.flushed(timeout_seconds=5)
+        await buffer.flushed(timeout_seconds=60)
         attempts = len(log.attempts)
         buffer.put(Text(70, "more", 4))
         last = event(6)
         buffer.put(last)
-        await buffer.confirmed(last, timeout_seconds=5)
+        await buffer.confirmed(last, timeout_seconds=60)
     assert [entry["event"] for entry in entries] == ["text_refused"]
     assert len(log.attempts) == attempts + 1, "text is not tried any more"
     assert log.arrived == [1, 2, 3, 4, 5, 6]
@@ -434,7 +434,7 @@ async def test_an_event_that_overtook_another_is_sent_again(
     buffer.put(event(1, body=b"x" * (KEPT_BYTES + 1)))
     said = event(2)
     buffer.put(said)
-    assert await buffer.confirmed(said, timeout_seconds=5) == "2-0"
+    assert await buffer.confirmed(said, timeout_seconds=60) == "2-0"
     assert log.arrived == [1, 2]
     assert not lost
 
@@ -450,7 +450,7 @@ async def test_text_that_ends_within_a_character_is_not_this_runs_and_fails_alon
     buffer.put(Text(0, "Grüße", 7))
     said = event(1)
     buffer.put(said)
-    assert await buffer.confirmed(said, timeout_seconds=5) == "1-0"
+    assert await buffer.confirmed(said, timeout_seconds=60) == "1-0"
     assert not lost
 
 
@@ -468,7 +468,7 @@ async def test_a_gap_that_cannot_be_is_not_tried_for_ever(log: Log) -> None:
     said = event(1)
     buffer.put(said)
     with pytest.raises(SequenceGap):
-        await buffer.confirmed(said, timeout_seconds=5)
+        await buffer.confirmed(said, timeout_seconds=60)
     assert len(log.attempts) < 5
     assert len(lost) == 1
 
@@ -494,7 +494,7 @@ async def test_a_defect_in_sending_is_not_retried_for_ever(log: Log) -> None:
     said = event(1)
     buffer.put(said)
     with pytest.raises(RuncastError, match="a defect"):
-        await buffer.confirmed(said, timeout_seconds=5)
+        await buffer.confirmed(said, timeout_seconds=60)
     assert lost
 
 
