@@ -128,6 +128,15 @@ class TestChat:
         assert "Traceback" not in done.stderr
 
 
+def test_chat_without_any_worker_says_to_start_one(redis_server: Redis) -> None:
+    """It said that none is known, and not what to do."""
+    with running_fleet(redis_server, RUNCAST_PREFIX="alone") as fleet:
+        url = f"{fleet.gateway().replace('http', 'ws')}/ws"
+        done = runcast("chat", "--user", "a", "hi", RUNCAST_URL=url, RUNCAST_JWT_SECRET=SECRET)
+        assert done.returncode == 1
+        assert "start one that uses this Redis" in done.stderr
+
+
 def test_tail_follows_from_a_cursor_until_it_is_interrupted(system: System) -> None:
     events = system.events("chat", "--user", "carol", "1 2 3")
     logged = [event["id"] for event in events if "id" in event]
