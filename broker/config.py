@@ -399,10 +399,11 @@ def _unknown(setting: str, closest: str) -> ConfigurationError:
 
 
 def _closest(name: str) -> str:
-    """The known setting that shares the most letter pairs with ``name``."""
+    """The known setting that shares the most letter pairs with ``name``, its ends among them."""
 
     def pairs(word: str) -> set[str]:
-        return {word[at : at + 2] for at in range(len(word) - 1)}
+        ended = f" {word} "
+        return {ended[at : at + 2] for at in range(len(ended) - 1)}
 
     wanted = pairs(name.lower())
     return max(

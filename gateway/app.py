@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
 
@@ -272,11 +273,15 @@ class Gateway:
         if self._certificate is not None:
             self._certificate.refresh()
 
-    async def serve(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once."""
+    async def serve(self, tell: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once.
+
+        ``tell`` is called as soon as a signal would do that.
+        """
         signalled = asyncio.Semaphore(0)
         for each in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(each, signalled.release)
+        tell()
         await signalled.acquire()
         log.info("draining", sockets=len(self.node.sockets))
         drained = asyncio.create_task(self.node.drain())

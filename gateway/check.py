@@ -166,8 +166,8 @@ async def _redis(url: str, keys: Keys, *, replicated: bool) -> list[Finding]:
 async def _sweeper(url: str, keys: Keys, *, publishes: bool) -> Finding:
     """Read what a sweeper reads, and who publishes for workers over HTTP, as far as there are."""
     client = new_client(url, name="check")
-    await client.start(timeout_seconds=START_SECONDS)
     try:
+        await client.start(timeout_seconds=START_SECONDS)
         await client.execute("GET", keys.sweeper)
         await client.execute("ZRANGEBYSCORE", keys.leases(0), "-inf", 0, "LIMIT", 0, 1)
         if publishes:

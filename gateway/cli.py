@@ -162,7 +162,7 @@ def gateway(
 def redis(
     *,
     port: Annotated[
-        int | None, typer.Option(help="Loopback port, 0 picks one. Absent: a unix socket.")
+        int | None, typer.Option(min=0, max=65535, help="Loopback; 0: any. Absent: unix socket.")
     ] = None,
     data_dir: Annotated[
         Path | None,

@@ -246,9 +246,12 @@ class Commands:
             return await self._broker.agent(wanted)
         known = await self._broker.agents()
         if len(known) != 1:
+            names = ", ".join(sorted(known))
             raise FrameError(
                 "unknown_agent",
-                f"name one of {', '.join(sorted(known))}" if known else "no worker is known",
+                f"name one of {names}"
+                if known
+                else "no worker is known; start one that uses this Redis",
                 retryable=not known,
                 bad=False,
             )

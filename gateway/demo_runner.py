@@ -224,7 +224,9 @@ async def _part_ended(
 def _shown(host: str) -> str:
     """An address that a browser on this machine can open."""
     try:
-        everywhere = ipaddress.ip_address(host).is_unspecified
+        listened = ipaddress.ip_address(host)
     except ValueError:  # a name
         return host
-    return "127.0.0.1" if everywhere else host
+    if isinstance(listened, ipaddress.IPv4Address):
+        return "127.0.0.1" if listened.is_unspecified else host
+    return "[::1]" if listened.is_unspecified else f"[{host}]"

@@ -25,7 +25,6 @@ PROCESS: Final = "process"
 STAGES: Final = ("sdk_to_redis", "redis_to_gateway", "gateway_to_socket")
 
 SUM: Final = "sum"
-INFINITE: Final = "+Inf"
 
 
 class Sample(NamedTuple):

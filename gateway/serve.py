@@ -92,8 +92,8 @@ async def _serve_with(settings: Settings, processes: int) -> None:
         await _serve_many(settings, processes)
         return
     async with _gateway(settings) as gateway:
-        print(f"Serving at {gateway.url}; Ctrl-C drains.", flush=True)
-        await gateway.serve()
+        line = f"Serving at {gateway.url}; Ctrl-C drains."
+        await gateway.serve(lambda: print(line, flush=True))
 
 
 async def _unless_ended(serving: Coroutine[Any, Any, object], redis: EmbeddedRedis) -> None:
@@ -172,8 +172,7 @@ def _child(settings: Settings, parent: int, ready: Semaphore, place: Place) -> N
 
 async def _serve_one(settings: Settings, ready: Semaphore, place: Place) -> None:
     async with _gateway(settings, place=place) as gateway:
-        ready.release()
-        await gateway.serve()
+        await gateway.serve(ready.release)
 
 
 @asynccontextmanager
@@ -233,7 +232,7 @@ def _data_dir(settings: Settings) -> Path:
 def port_refused(host: str, port: int, error: OSError) -> ConfigurationError:
     """What to say when an address cannot be listened on."""
     todo = "Choose another one: --port, or RUNCAST_PORT; 0 picks a free one."
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         todo = "Choose an address of this machine: --host, or RUNCAST_HOST."
     why = error.strerror or str(error)
     return ConfigurationError(setting=f"{host}, port {port}", why=why, todo=todo)

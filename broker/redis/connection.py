@@ -70,7 +70,10 @@ class RedisConnection(asyncio.Protocol):
                 await opener.connect()  # type: ignore[no-untyped-call]  # redis-py's gap
                 if endpoint.must_be_master:
                     await _require_master(opener, endpoint)
-        except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        except TimeoutError as error:
+            await opener.disconnect(nowait=True)
+            raise BrokerUnavailable(why=f"{endpoint.place} does not answer in time") from error
+        except (RedisError, OSError, asyncio.IncompleteReadError) as error:
             await opener.disconnect(nowait=True)
             raise BrokerUnavailable(why=str(error) or type(error).__name__) from error
         except asyncio.CancelledError:  # or nobody would close it

@@ -17,6 +17,19 @@ TOO_WIDE = """() => [...document.querySelectorAll("body *")]
   .filter((node) => node.getBoundingClientRect().right > innerWidth + 1)
   .map((node) => node.outerHTML.slice(0, 120))"""
 
+OPEN_ALL = """() => {
+  for (const one of document.querySelectorAll(".threads, .scope, .frames")) one.open = true;
+}"""
+
+# Where the first letter of an element's text is, as a share of the element's width.
+FIRST_LETTER = """(node) => {
+  const range = document.createRange();
+  range.setStart(node.firstChild, 0);
+  range.setEnd(node.firstChild, 1);
+  const [letter, box] = [range.getBoundingClientRect(), node.getBoundingClientRect()];
+  return (letter.left - box.left) / box.width;
+}"""
+
 # Contrast of every visible text with what is painted behind it (WCAG 2.2, 1.4.3).
 TOO_FAINT = """() => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
@@ -67,6 +80,34 @@ async def test_nothing_is_wider_than_a_phone(
     await expect_ended(run)
     assert await tab.run_in_page("document.documentElement.scrollWidth") == 375
     assert await tab.run_in_page(TOO_WIDE) == []
+
+
+@pytest.mark.parametrize("size", [(375, 667), (640, 400)], ids=["a phone", "a laptop at 200 %"])
+async def test_nothing_lies_over_the_composer_when_all_is_open(
+    open_tab: OpenTab, size: tuple[int, int]
+) -> None:
+    """Where the window was too low for it, the frames did, and it could not be clicked."""
+    tab = await open_tab(width=size[0])
+    await tab.page.set_viewport_size({"width": size[0], "height": size[1]})
+    await tab.pane.log_in()
+    await tab.run_in_page(OPEN_ALL)
+    ask, frames = [await tab.page.locator(each).bounding_box() for each in (".ask", ".frames")]
+    assert ask
+    assert frames
+    assert ask["y"] + ask["height"] <= frames["y"] + 1
+    await tab.page.get_by_label("Your question").click()
+
+
+async def test_text_of_each_language_begins_where_it_does(open_tab: OpenTab) -> None:
+    """Arabic and Hebrew stood at the left, with their full stops before them."""
+    tab = await open_tab()
+    await tab.pane.log_in()
+    await tab.pane.choose("Factory", level="Strict", thread=new_thread())
+    for words, begins_right in (("مرحبا بالعالم.", True), ("Hello, world.", False)):
+        await expect_ended(await tab.pane.ask(words))
+        asked = tab.page.locator(".question-text").last
+        await expect(asked).to_have_text(words)
+        assert (await asked.evaluate(FIRST_LETTER) > 0.5) is begins_right
 
 
 async def test_side_by_side_stacks_on_a_phone(open_tab: OpenTab) -> None:

@@ -128,6 +128,15 @@ class TestChat:
         assert "Traceback" not in done.stderr
 
 
+def test_chat_without_any_worker_says_to_start_one(redis_server: Redis) -> None:
+    """It said that none is known, and not what to do."""
+    with running_fleet(redis_server, RUNCAST_PREFIX="alone") as fleet:
+        url = f"{fleet.gateway().replace('http', 'ws')}/ws"
+        done = runcast("chat", "--user", "a", "hi", RUNCAST_URL=url, RUNCAST_JWT_SECRET=SECRET)
+        assert done.returncode == 1
+        assert "start one that uses this Redis" in done.stderr
+
+
 def test_tail_follows_from_a_cursor_until_it_is_interrupted(system: System) -> None:
     events = system.events("chat", "--user", "carol", "1 2 3")
     logged = [event["id"] for event in events if "id" in event]
@@ -180,6 +189,14 @@ class TestCheck:
         assert done.returncode == 1
         assert "Check RUNCAST_REDIS_URL" in done.stdout
 
+    def test_a_sweeper_that_cannot_log_in_is_told_by_its_own_setting(self, system: System) -> None:
+        """It was told as of ``redis``, to check ``RUNCAST_REDIS_URL``, which was right."""
+        wrong = system.settings["RUNCAST_REDIS_URL"].replace("//", "//nobody:wrong@")
+        done = runcast("check", "--json", **system.settings, RUNCAST_SWEEPER_REDIS_URL=wrong)
+        failed = [each for each in json.loads(done.stdout)["checks"] if not each["ok"]]
+        assert [each["name"] for each in failed] == ["redis sweeper"]
+        assert "Check RUNCAST_SWEEPER_REDIS_URL" in failed[0]["detail"]
+
     def test_no_key(self) -> None:
         done = runcast("check", "--json")
         checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
@@ -202,6 +219,20 @@ class TestGateway:
             assert process.end(signal.SIGTERM) == 0
             assert "Traceback" not in process.printed()
 
+    def test_who_is_told_that_it_serves_can_stop_it(self, redis_server: Redis) -> None:
+        """A signal that came right behind the line, and not a moment later, killed the process."""
+        at_once = (
+            "import os, signal\n"
+            "from broker.config import load_settings\n"
+            "from gateway import serve\n"
+            "serve.print = lambda *line, **_: os.kill(os.getpid(), signal.SIGTERM)\n"
+            "serve.serve(load_settings(port=0), processes=1)\n"
+        )
+        with running_fleet(redis_server, RUNCAST_PREFIX="told") as fleet:
+            process = spawn([sys.executable, "-c", at_once], fleet.folder / "told", fleet.env)
+            fleet.processes.append(process)
+            assert process.ended() == 0, process.printed()
+
     def test_it_may_open_as_many_files_as_the_hard_limit_says(
         self, redis_server: Redis, tmp_path: Path
     ) -> None:
@@ -219,6 +250,11 @@ class TestGateway:
         done = system.run("gateway", "--port", port)
         assert done.returncode == 1
         assert f"port {port}: Address already in use" in done.stderr
+
+    def test_an_unknown_host_is_named_and_not_the_port(self) -> None:
+        done = runcast("gateway", "--host", "nowhere.invalid", RUNCAST_JWT_SECRET=SECRET)
+        assert done.returncode == 1
+        assert "Choose an address of this machine: --host" in done.stderr
 
     def test_it_does_not_start_without_a_key(self) -> None:
         done = runcast("gateway")
@@ -245,6 +281,14 @@ def test_redis_prints_its_url_first_and_stops_on_sigterm(tmp_path: Path) -> None
         process.terminate()
         assert process.wait(30) == 0
     assert not Path(url.removeprefix("unix://")).exists()
+
+
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_redis_refuses_a_port_that_there_is_not(port: str) -> None:
+    """It began to start one and ended in a traceback."""
+    done = runcast("redis", "--port", port)
+    assert done.returncode == 2
+    assert "--port" in done.stderr
 
 
 class TestHelp:

@@ -20,6 +20,7 @@ import pytest
 
 from broker.embedded import _carried_server
 from gateway.demo import SAMPLES
+from gateway.demo_runner import _shown
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,18 @@ def test_it_needs_no_redis_on_path() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("0.0.0.0", "127.0.0.1"), ("10.0.0.7", "10.0.0.7"), ("demo.example", "demo.example"),
+        ("::1", "[::1]"), ("::", "[::1]"), ("fd00::7", "[fd00::7]"),
+    ],
+)  # fmt: skip
+def test_its_address_can_be_opened(host: str, shown: str) -> None:
+    """With ``RUNCAST_HOST=::1`` the demo ended in a traceback: its address had no brackets."""
+    assert _shown(host) == shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 
+from broker.errors import BrokerUnavailable
+from broker.redis.address import parse
 from broker.redis.client import RedisClient
 from broker.redis.connection import RedisConnection
 from broker.redis.topology import new_client, new_subscriber
@@ -61,6 +64,15 @@ async def test_messages_come_in_order_and_each_read_ends_once(
         assert ends[-1] == len(heard)
     finally:
         await subscriber.stop()
+
+
+async def test_who_says_nothing_is_named() -> None:
+    """As a server without TLS does that is spoken to with it: all that was told is TimeoutError."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        connection = RedisConnection(lambda _reply: None, lambda _why: None)
+        with pytest.raises(BrokerUnavailable, match=f"{place} does not answer in time"):
+            await connection.open(parse(f"rediss://{place}").data, name="test", timeout_seconds=0.2)
 
 
 def test_what_came_before_rubbish_is_passed_on() -> None:

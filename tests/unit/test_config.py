@@ -77,6 +77,15 @@ def test_an_unknown_variable_is_refused_with_the_nearest_known_one(
     assert "RUNCAST_REDIS_URL" in error.todo
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("prot", "port"), ("hsot", "host")])
+def test_swapped_letters_of_a_short_name_are_understood(
+    typed: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``RUNCAST_PROT`` was asked whether it meant ``RUNCAST_PREFIX``."""
+    monkeypatch.setenv(f"RUNCAST_{typed.upper()}", "1")
+    assert refusal().todo == f"Did you mean RUNCAST_{meant.upper()}?"
+
+
 def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "runcast.toml"
     file.write_text("drain_second = 3\n")
