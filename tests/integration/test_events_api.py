@@ -20,7 +20,7 @@ from broker.redis.records import AgentSpec, RunRequest
 from gateway.app import Gateway
 from gateway.event_batch import MAX_EVENTS
 from tests.integration.sdk_rig import expire, faulty_network, logged, until
-from tests.support.clients import Client, streamed
+from tests.support.clients import PATIENCE_SECONDS, Client, streamed
 from tests.support.schemas import published
 from tests.support.servers import OPERATOR_KEY, WORKER_KEY, token
 
@@ -75,13 +75,19 @@ class HttpWorker:
         await self._http.close()
 
     async def send(self, *, base: str | None = None, **body: Any) -> Answer:
-        """One request; its answer is one that the OpenAPI document has."""
+        """One request; its answer is one that the OpenAPI document has.
+
+        Sent again when Redis was away for it: a machine may stand still for as long.
+        """
         body = {"run_id": "r1", "user_id": "alice", **body}
         base = base or next(self._turns)
-        async with self._http.post(f"{base}/api/v1/events", json=body) as response:
-            told = await response.json()
-            described(response.status, told)
-            return response.status, told
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                async with self._http.post(f"{base}/api/v1/events", json=body) as response:
+                    told = await response.json()
+                    described(response.status, told)
+                    if response.status != 503:
+                        return response.status, told
 
     async def open(self, run_id: str = "r1", *, events: Any = (), **fields: Any) -> dict[str, Any]:
         user = fields.pop("user_id", "alice")
