@@ -16,7 +16,7 @@ target=${1:-agents_sdk.demo:worker}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 read -ra ports <<<"${FLEET_PORTS:-8081 8082 8083}"
 workers=${FLEET_WORKERS:-2}
-ready_seconds=20
+ready_seconds=60 # of a part; a machine that has much to do takes its time
 
 if [[ -n ${FLEET_RUNCAST:-} ]]; then
   read -ra runcast <<<"$FLEET_RUNCAST"
@@ -66,18 +66,20 @@ stop_all() {
   echo "All stopped."
 }
 
-fail() { # name
-  echo "$1 does not run. It wrote:" >&2
+fail() { # name, what it does not do
+  echo "$1 ${2:-does not run}. It wrote:" >&2
   tail -q -n 15 "$folder/$1.out" "$folder/$1.log" >&2
   exit 1
 }
 
-await() { # name, pid, condition…
-  local name=$1 pid=$2 deadline=$((SECONDS + ready_seconds))
+await() { # name, pid, condition…; whichever part has ended meanwhile is the one to tell of
+  local name=$1 pid=$2 each deadline=$((SECONDS + ready_seconds))
   shift 2
   until "$@"; do
-    kill -0 "$pid" 2>/dev/null || fail "$name"
-    ((SECONDS < deadline)) || fail "$name"
+    for each in "$pid" "${!names[@]}"; do
+      kill -0 "$each" 2>/dev/null || fail "${names[$each]:-$name}"
+    done
+    ((SECONDS < deadline)) || fail "$name" "is not ready after $ready_seconds s"
     sleep 0.1
   done
 }

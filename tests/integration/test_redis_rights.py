@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -414,7 +415,7 @@ def test_the_fleet_script_runs_each_process_as_its_own_user(tmp_path: Path) -> N
     try:
         wait_until(
             lambda: "Ctrl-C drains" in process.printed() or process.popen.poll() is not None,
-            seconds=60,
+            seconds=200,
             what="the fleet serves",
         )
         assert is_ready(port), process.printed()
@@ -434,3 +435,19 @@ def test_the_fleet_script_runs_each_process_as_its_own_user(tmp_path: Path) -> N
     finally:
         status = process.end(signal.SIGTERM)
     assert status == 0, process.printed()
+
+
+def test_the_fleet_script_tells_of_the_part_that_ended(tmp_path: Path) -> None:
+    """It told of the one that it waited for, which had nothing to say."""
+    (tmp_path / "slow_agents.py").write_text("import time\ntime.sleep(3600)\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        env = {
+            "FLEET_PORTS": str(port), "FLEET_WORKERS": "3", "TMPDIR": str(tmp_path),
+            "PYTHONPATH": str(tmp_path),
+        }  # fmt: skip
+        command = ["bash", str(ROOT / "compose" / "fleet.sh"), "slow_agents:worker"]
+        process = spawn(command, tmp_path / "fleet.log", env)
+        assert process.ended(seconds=200) == 1
+    assert f"gateway-{port} does not run" in process.printed()
+    assert "Address already in use" in process.printed()
