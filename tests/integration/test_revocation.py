@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -172,6 +173,44 @@ async def test_it_holds_when_the_order_itself_was_lost(settings: Settings) -> No
             await gateway.node.broker.revoke(order, ttl_seconds=60)
             assert await client.closed() == 4401
             assert other.close_code is None
+
+
+async def test_a_token_that_is_renewed_while_its_records_are_looked_up_counts(
+    gateway: Gateway, base: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found is about the former one; the new one was checked when it came."""
+    async with Client(base, token=token()) as client:
+        await client.first("live")
+        (socket,) = gateway.node.sockets
+        renewed = replace(socket.identity, issued_at=int(time.time()) + 1000)
+        look_up = gateway.node.broker.look_up
+
+        async def meanwhile(records: Sequence[bytes]) -> list[Any]:
+            found = await look_up(records)
+            socket.identity = renewed
+            return found
+
+        monkeypatch.setattr(gateway.node.broker, "look_up", meanwhile)
+        now = int(time.time() * 1000) + 1000
+        order = Order(verb=Verb.REVOKE, by="test", user_id="alice", issued_before_ms=now)
+        await broker.revoke(order, ttl_seconds=60)
+        await gateway.node.revocations.sweep([socket])
+        assert socket.identity is renewed
+        await client.send("ping", {}, ref="p")
+        assert (await client.reply("p"))["type"] == "pong"
+
+
+async def test_what_was_revoked_for_longer_stays_so(broker: Broker) -> None:
+    """A gateway whose tokens live for a shorter time is asked for the same."""
+    order = Order(verb=Verb.REVOKE, by="test", user_id="alice", issued_before_ms=2000)
+    assert await broker.revoke(order, ttl_seconds=5000) == 2000
+    assert await broker.revoke(order, ttl_seconds=50) == 2000
+    assert await broker.revoke(replace(order, issued_before_ms=1000), ttl_seconds=50) == 2000
+    key = broker.keys.revoked_user(Owner("", "alice"))
+    assert await broker.client.execute("TTL", key) > 50
+    assert await broker.client.execute("HGET", key, "before") == b"2000"
+    assert await broker.revoke(order, ttl_seconds=9000) == 2000
+    assert await broker.client.execute("TTL", key) > 5000
 
 
 async def test_it_holds_when_the_audit_log_was_cut_off(

@@ -12,7 +12,7 @@ from agents_sdk.ids import new_id
 from agents_sdk.service import ANNOUNCE_SECONDS
 from broker.channels import Scope
 from broker.config import Settings
-from broker.errors import RunExists
+from broker.errors import NotOwner, RunExists
 from broker.lifecycle import State
 from broker.publication import Publication
 from broker.redis.broker import Broker
@@ -449,3 +449,21 @@ async def test_a_lease_that_is_renewed_keeps_all_of_its_run(broker: Broker) -> N
     assert (await broker.renew([claim]))[claim.run_id].held
     kept = await broker.client.execute_many([("TTL", key) for key in keys])
     assert min(kept) > 50, kept
+
+
+@pytest.mark.parametrize("foreign", ["channel", "thread"])
+async def test_nothing_of_a_run_goes_where_it_is_not(broker: Broker, foreign: str) -> None:
+    """Neither an event nor its text: whoever holds a claim that says otherwise is refused."""
+    registered = await register(broker, "t")
+    claim = await claimed(broker, registered)
+    elsewhere = broker.keys.channel(ALICE, Scope.THREAD, "t")
+    other = {
+        "channel": replace(claim, channel=elsewhere),
+        "thread": replace(claim, head=claim.head.replace(b" t ", b" u ")),
+    }
+    with pytest.raises(NotOwner):
+        await broker.publish(other[foreign], end(claim))
+    with pytest.raises(NotOwner):
+        await broker.publish_delta(other[foreign], offset=0, text="x")
+    assert await broker.text(claim.channel, claim.run_id) is None
+    assert not await broker.client.execute("EXISTS", elsewhere.log, claim.channel.log)
