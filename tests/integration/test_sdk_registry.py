@@ -389,20 +389,20 @@ async def test_who_goes_on_in_spite_of_a_stop_is_ended_at_its_deadline(broker: B
     await broker.stop_run(ALICE, registered.run_id)
     deadline = float(await broker.client.execute("HGET", key, "stop"))
     assert await looked_at() == deadline
-    renewal = (await broker.renew([claim]))[claim.run_id]
+    renewal = await broker.renew(claim)
     assert (renewal.held, renewal.stop) == (True, True)
     assert await looked_at() == deadline
     broker.limits = replace(whole, lease_seconds=60, stop_deadline_seconds=900)
     await broker.stop_run(ALICE, registered.run_id)
     assert await looked_at() == float(await broker.client.execute("HGET", key, "stop")) == deadline
-    await broker.renew([claim])
+    await broker.renew(claim)
     assert (leased := await looked_at()) < deadline
     await broker.stop_run(ALICE, registered.run_id)
     assert await looked_at() == leased
     taken = await due(broker, registered)
     assert taken is not None
     assert taken[1:] == ("cancelled", "stopped")
-    assert not (await broker.renew([claim]))[claim.run_id].held, "it is the sweeper's now"
+    assert not (await broker.renew(claim)).held, "it is the sweeper's now"
 
     broker.limits = replace(whole, lease_seconds=60, stop_deadline_seconds=900)
     registered = await register(broker, "another")
@@ -446,7 +446,7 @@ async def test_a_lease_that_is_renewed_keeps_all_of_its_run(broker: Broker) -> N
         broker.keys.runs(ALICE),
     )
     await broker.client.execute_many([("EXPIRE", key, 50) for key in keys])
-    assert (await broker.renew([claim]))[claim.run_id].held
+    assert (await broker.renew(claim)).held
     kept = await broker.client.execute_many([("TTL", key) for key in keys])
     assert min(kept) > 50, kept
 
