@@ -15,7 +15,7 @@ from agents_sdk.ids import new_id
 from broker.bucket import Bucket
 from broker.channels import Keys, Owner, Scope
 from broker.config import Settings, load_settings
-from broker.errors import BrokerUnavailable
+from broker.errors import BrokerUnavailable, LimitReached
 from broker.limits import Allowance
 from broker.redis.broker import Broker
 from broker.redis.records import AgentSpec, RunRequest
@@ -599,3 +599,13 @@ async def stats(base: str, bearer: str) -> dict[str, Any]:
         assert r.status == 200, await r.text()
         body: dict[str, Any] = await r.json()
         return body
+
+
+async def test_a_share_that_began_no_run_is_given_back_whole(broker: Broker) -> None:
+    tenant = Owner("acme", "")
+    share = {"messages": 1, "runs": 1}
+    await broker.take_share(tenant, 1, "refused", **share)
+    with pytest.raises(LimitReached):
+        await broker.take_share(tenant, 1, "next", **share)
+    await broker.return_share(tenant, 1, "refused", messages=1)
+    await broker.take_share(tenant, 1, "next", **share)
