@@ -3,9 +3,10 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -16,7 +17,7 @@ from tests.support.chaos import QUICK_SECONDS, Scene, chaos, until
 from tests.support.chaos_client import ChaosClient
 from tests.support.chaos_log import read_logs
 from tests.support.chaos_report import Report
-from tests.support.clients import PATIENCE_SECONDS, ready_is
+from tests.support.clients import ready_is
 from tests.support.faults import named
 from tests.support.redis_server import Server, standalone
 from tests.support.servers import is_ready
@@ -76,17 +77,18 @@ async def asking(clients: Sequence[ChaosClient]) -> AsyncIterator[None]:
 
     async def accepted(client: ChaosClient) -> str:
         """With the data the agents' announcements are gone, until the workers notice."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
         payload = {"content": {"count": 20, "per_second": 20}, "agent": "notes"}
         if client.mode == "main":
             payload["thread_id"] = client.thread or "t"
-        while True:
-            reply = await client.request("user_message", payload)
-            if reply["type"] == "run_accepted":
-                run_id: str = reply["payload"]["run_id"]
-                return run_id
-            assert time.monotonic() < deadline, f"{client.name} is still refused: {reply}"
-            await asyncio.sleep(0.05)  # between two tries, within the deadline
+        replies: list[Mapping[str, Any]] = []
+
+        async def is_accepted() -> bool:
+            replies.append(await client.request("user_message", payload))
+            return bool(replies[-1]["type"] == "run_accepted")
+
+        await until(is_accepted, what=f"{client.name} is not refused any more")
+        run_id: str = replies[-1]["payload"]["run_id"]
+        return run_id
 
     async with asyncio.TaskGroup() as group:
         for client in clients:

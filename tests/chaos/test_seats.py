@@ -32,7 +32,7 @@ async def let_in(base: str, *, seconds: float) -> float:
         except aiohttp.WSServerHandshakeError:
             pass
         assert time.monotonic() - begun < seconds, "he is locked out"
-        await asyncio.sleep(0.25)  # between two tries, within the deadline
+        await asyncio.sleep(0.25)  # a client's pace: faster ones are refused for that
 
 
 @pytest.mark.long
@@ -84,5 +84,5 @@ async def test_seats_that_a_new_redis_never_heard_of_are_counted_again(
                 except aiohttp.WSServerHandshakeError as error:
                     if error.status == 429:
                         break
-                await asyncio.sleep(0.1)  # between two tries, within the deadline
+                await asyncio.sleep(0.1)  # a client's pace: faster ones are refused for that
     report(Row(fault="Redis lost all seats", recovery_seconds=time.monotonic() - begun))

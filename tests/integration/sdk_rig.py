@@ -49,19 +49,19 @@ async def waits(run: Run) -> None:
     await asyncio.Event().wait()
 
 
+def alices(broker: Broker, **fields: Any) -> RunRequest:
+    """A run of alice's own; ``fields``: what is to be otherwise."""
+    usual = {"run_id": new_id(), "owner": ALICE, "thread_id": "t", "agent": "a"}
+    channel = broker.keys.channel(ALICE, Scope.USER)
+    return RunRequest(**{**usual, "channel": channel, **fields})
+
+
 async def ask(
     broker: Broker, agent: str, content: Any = None, *, thread_id: str | None = None
 ) -> str:
     """A run of alice's, as a gateway begins it; its id."""
-    request = RunRequest(
-        run_id=new_id(),
-        owner=ALICE,
-        channel=broker.keys.channel(ALICE, Scope.USER),
-        thread_id=thread_id or new_id(),
-        agent=agent,
-        content=content,
-        message_id=new_id(),
-    )
+    thread = thread_id or new_id()
+    request = alices(broker, thread_id=thread, agent=agent, content=content, message_id=new_id())
     spec = await broker.agent(agent)
     registered = await broker.register(
         request, spec, epoch_ms=time.time_ns() // 1_000_000, echo=False

@@ -38,7 +38,7 @@ from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway.app import Gateway
 from gateway.sweeper import Sweeper
-from tests.integration.sdk_rig import ALICE, FaultyNetwork, ask, faulty_network, until
+from tests.integration.sdk_rig import ALICE, FaultyNetwork, alices, ask, faulty_network, until
 from tests.integration.test_streamed_text import Reader
 from tests.support.chaos import QUICK_SECONDS
 from tests.support.clients import Client
@@ -152,14 +152,7 @@ def seqs(server: Redis, prefix: str) -> list[int]:
 
 
 def request(broker: Broker, *, message_id: str | None = None) -> RunRequest:
-    return RunRequest(
-        run_id=new_id(),
-        owner=ALICE,
-        channel=broker.keys.channel(ALICE, Scope.USER),
-        thread_id=new_id(),
-        agent="report",
-        message_id=message_id,
-    )
+    return alices(broker, thread_id=new_id(), agent="report", message_id=message_id)
 
 
 async def in_time(call: Callable[[], Awaitable[T]]) -> T:

@@ -13,17 +13,17 @@ import pytest
 
 from agents_sdk.ids import new_id
 from broker.bucket import Bucket
-from broker.channels import Keys, Owner, Scope
+from broker.channels import Keys, Owner
 from broker.config import Settings, load_settings
 from broker.errors import BrokerUnavailable, LimitReached
 from broker.limits import Allowance
 from broker.redis.broker import Broker
-from broker.redis.records import AgentSpec, RunRequest
+from broker.redis.records import AgentSpec
 from broker.redis.store import Limits
 from broker.redis.topology import new_client
 from gateway import admission
 from gateway.app import Gateway
-from tests.integration.sdk_rig import expire, until
+from tests.integration.sdk_rig import alices, expire, until
 from tests.support.clients import Client
 from tests.support.limits import (
     ALICE,
@@ -297,10 +297,7 @@ async def test_open_and_waiting_runs_are_limited(settings: Settings, broker: Bro
         claim = await broker.claim(broker.keys.partition(ALICE), run, worker_id="w")
         assert claim is not None
         last = (await said(first, "m4"))["run_id"]  # one of them has a worker now
-        request = RunRequest(
-            run_id=new_id(), owner=ALICE, channel=broker.keys.channel(ALICE, Scope.USER),
-            thread_id="t", agent="any",
-        )  # fmt: skip
+        request = alices(broker, agent="any")
         await broker.open_run(request, ANY, worker_id="w")
         over = await said(first, "m5")
         assert (over["code"], over["message"]) == (
@@ -529,15 +526,7 @@ async def test_a_redis_without_memory_begins_no_run() -> None:
             broker = Broker(client, keys=Keys("full"))
             await client.execute("CONFIG", "SET", "maxmemory", 1)
             for allowance in (AMPLE, None):
-                request = RunRequest(
-                    run_id=new_id(),
-                    owner=ALICE,
-                    channel=broker.keys.channel(ALICE, Scope.USER),
-                    thread_id="t",
-                    agent="any",
-                    message_id=new_id(),
-                    allowance=allowance,
-                )
+                request = alices(broker, agent="any", message_id=new_id(), allowance=allowance)
                 with pytest.raises(BrokerUnavailable, match="OOM"):
                     await broker.register(request, ANY, epoch_ms=0)
             assert await client.execute("KEYS", "full:*") == []

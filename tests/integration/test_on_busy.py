@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agents_sdk import Run, Worker
-from agents_sdk.ids import new_id
-from broker.channels import Owner, Scope
 from broker.config import Settings
 from broker.redis.broker import Broker
-from broker.redis.records import OnBusy, RunRequest
+from broker.redis.records import OnBusy
 from gateway.app import Gateway
+from tests.integration.sdk_rig import alices
 from tests.mission_critical.test_g1_published_once import opened
 from tests.support.clients import Client
 from tests.support.fault_proxy import FaultProxy
@@ -123,18 +122,10 @@ async def test_a_new_message_interrupts_also_when_the_reply_to_its_registration_
 async def test_a_message_sent_again_interrupts_when_its_gateway_died_before_it_did(
     base: str, gate: Gate, broker: Broker
 ) -> None:
-    owner = Owner("", "alice")
     async with Client(base, thread_id="t") as client:
         first = await client.ask("x", agent="gated interrupt")
         await client.until(lambda _: client.events(first)[1:])
-        request = RunRequest(
-            run_id=new_id(),
-            owner=owner,
-            channel=broker.keys.channel(owner, Scope.USER),
-            thread_id="t",
-            agent="gated interrupt",
-            message_id="m2",
-        )
+        request = alices(broker, agent="gated interrupt", message_id="m2")
         spec = await broker.agent(request.agent)
         await broker.register(request, spec, epoch_ms=0)
         assert await client.ask("y", agent="gated interrupt", ref="m2") == request.run_id

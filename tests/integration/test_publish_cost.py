@@ -6,13 +6,11 @@ from collections import Counter
 
 import pytest
 
-from agents_sdk.ids import new_id
-from broker.channels import Scope
 from broker.lifecycle import State
 from broker.publication import Publication
 from broker.redis.broker import Broker
-from broker.redis.records import AgentSpec, Claim, RunRequest
-from tests.integration.sdk_rig import ALICE
+from broker.redis.records import AgentSpec, Claim
+from tests.integration.sdk_rig import ALICE, alices
 
 MANY = 100
 TENTH = 11 / 10
@@ -20,13 +18,7 @@ TENTH = 11 / 10
 
 
 async def opened(broker: Broker) -> Claim:
-    request = RunRequest(
-        run_id=new_id(),
-        owner=ALICE,
-        channel=broker.keys.channel(ALICE, Scope.USER),
-        thread_id="t",
-        agent="a",
-    )
+    request = alices(broker)
     return await broker.open_run(request, AgentSpec(name="a", on_busy="parallel"), worker_id="w")
 
 
@@ -123,13 +115,7 @@ async def test_what_an_open_run_needs_is_kept_for_as_long_as_its_lease_is_renewe
 ) -> None:
     """That may be longer than anything is kept: its thread was free then, so that the next message
     did not wait for it, and who came back did not get its text."""
-    request = RunRequest(
-        run_id=new_id(),
-        owner=ALICE,
-        channel=broker.keys.channel(ALICE, Scope.USER),
-        thread_id="t",
-        agent="a",
-    )
+    request = alices(broker)
     await broker.register(request, epoch_ms=0)
     claim = await broker.claim(request.channel.partition, request.run_id, worker_id="w")
     assert claim is not None

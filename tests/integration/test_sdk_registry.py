@@ -17,8 +17,8 @@ from broker.lifecycle import State
 from broker.publication import Publication
 from broker.redis.broker import Broker
 from broker.redis.queue import GROUP, RequestQueue
-from broker.redis.records import AgentSpec, Claim, OnBusy, Registered, RunRequest
-from tests.integration.sdk_rig import ALICE, ask, ended, until
+from broker.redis.records import AgentSpec, Claim, OnBusy, Registered
+from tests.integration.sdk_rig import ALICE, alices, ask, ended, until
 
 MANY = 9000
 """More than Lua takes as the arguments or results of one call (8000)."""
@@ -27,14 +27,7 @@ MANY = 9000
 async def register(
     broker: Broker, thread_id: str, *, on_busy: OnBusy = "queue", run_id: str | None = None
 ) -> Registered:
-    request = RunRequest(
-        run_id=run_id or new_id(),
-        owner=ALICE,
-        channel=broker.keys.channel(ALICE, Scope.USER),
-        thread_id=thread_id,
-        agent="a",
-        message_id=new_id(),
-    )
+    request = alices(broker, run_id=run_id or new_id(), thread_id=thread_id, message_id=new_id())
     spec = AgentSpec(name="a", on_busy=on_busy, retries=1)
     return await broker.register(request, spec, epoch_ms=0, echo=False)
 
@@ -170,13 +163,7 @@ async def test_opening_a_run_again_gives_the_same_claim_to_its_own_process_only(
     broker: Broker,
 ) -> None:
     """As after a lost reply. It is renewed in Redis: ``WAIT`` needs something to wait for."""
-    request = RunRequest(
-        run_id=new_id(),
-        owner=ALICE,
-        channel=broker.keys.channel(ALICE, Scope.USER),
-        thread_id="t",
-        agent="a",
-    )
+    request = alices(broker)
     spec = AgentSpec(name="a", on_busy="parallel")
     first = await broker.open_run(request, spec, worker_id="w1")
     key = broker.keys.run(first.partition, first.run_id)
@@ -217,14 +204,7 @@ async def test_a_repeated_event_renews_its_run(broker: Broker) -> None:
 
 async def test_a_repeated_message_keeps_the_run_that_it_began(broker: Broker) -> None:
     """Its key alone was renewed, and outlived the run: then the message was of no run any more."""
-    request = RunRequest(
-        run_id=new_id(),
-        owner=ALICE,
-        channel=broker.keys.channel(ALICE, Scope.USER),
-        thread_id="t",
-        agent="a",
-        message_id=new_id(),
-    )
+    request = alices(broker, message_id=new_id())
     first = await broker.register(request, epoch_ms=0)
     keys = (
         broker.keys.run(first.partition, first.run_id),

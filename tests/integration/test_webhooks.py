@@ -17,10 +17,9 @@ from agents_sdk import Publisher
 from broker.channels import Owner, Scope
 from broker.config import Settings, load_settings
 from broker.redis.broker import Broker
-from broker.redis.records import AgentSpec, RunRequest
+from broker.redis.records import AgentSpec
 from gateway.app import Gateway
-from gateway.commands import new_id
-from tests.integration.sdk_rig import faulty_network, until
+from tests.integration.sdk_rig import alices, faulty_network, until
 from tests.support.certificates import Authority
 from tests.support.clients import Client
 from tests.support.redis_cluster import cluster_redis
@@ -547,14 +546,7 @@ async def keys_of(broker: Broker) -> int:
 
 async def lost_run(broker: Broker) -> str:
     """A run whose worker is gone: the sweeper of a gateway ends it."""
-    owner = Owner("", "alice")
-    request = RunRequest(
-        run_id=new_id(),
-        owner=owner,
-        channel=broker.keys.channel(owner, Scope.USER),
-        thread_id="lost",
-        agent="a",
-    )
+    request = alices(broker, thread_id="lost")
     claim = await broker.open_run(request, AgentSpec(name="a"), worker_id="gone")
     await broker.client.execute("ZADD", broker.keys.leases(claim.partition), 1, request.run_id)
     return request.run_id

@@ -1,6 +1,7 @@
 """Gateways and workers of a chaos test: real processes, each on a breakable network of its own."""
 
 import asyncio
+import inspect
 import json
 import signal
 import time
@@ -156,6 +157,9 @@ class Stage:
 async def until(condition: Any, *, seconds: float = PATIENCE_SECONDS, what: str) -> None:
     """Look until it holds; ``AssertionError`` with ``what`` when it does not in time."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
+        held = condition()
+        if await held if inspect.isawaitable(held) else held:
+            return
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
         await asyncio.sleep(0.02)
