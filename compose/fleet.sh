@@ -84,11 +84,11 @@ await() { # name, pid, condition…; whichever part has ended meanwhile is the o
   done
 }
 
-answers_ready() { # port: GET /readyz is 200
+answers_ready() { # port: GET /readyz is 200; another program may hold the port, and say nothing
   local status=
   { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
   printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3
-  read -r status <&3 || true
+  read -t 2 -r status <&3 || true
   exec 3>&-
   [[ $status == *" 200 "* ]]
 }
@@ -101,7 +101,7 @@ guard() { # port: gives the server its users, and sets $gateway_url, $sweeper_ur
     password=$(head -c 24 /dev/urandom | base64 -w 0 | tr '+/' '-_')
     line=${line#user }
     printf 'ACL SETUSER %s\r\n' "${line/>*_PASSWORD/>$password}" >&3
-    read -r reply <&3
+    read -t "$ready_seconds" -r reply <&3 || reply="no answer within $ready_seconds s"
     [[ $reply == +OK* ]] || {
       echo "Redis refused the rights of $user: $reply" >&2
       exit 1

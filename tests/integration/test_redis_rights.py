@@ -437,13 +437,14 @@ def test_the_fleet_script_runs_each_process_as_its_own_user(tmp_path: Path) -> N
     assert status == 0, process.printed()
 
 
-def test_the_fleet_script_tells_of_the_part_that_ended(tmp_path: Path) -> None:
-    """It told of the one that it waited for, which had nothing to say."""
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_fleet_script_tells_of_the_part_that_ended(workers: int, tmp_path: Path) -> None:
+    """Of the gateway, whichever part is waited for; who holds its port answers nothing."""
     (tmp_path / "slow_agents.py").write_text("import time\ntime.sleep(3600)\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         env = {
-            "FLEET_PORTS": str(port), "FLEET_WORKERS": "3", "TMPDIR": str(tmp_path),
+            "FLEET_PORTS": str(port), "FLEET_WORKERS": str(workers), "TMPDIR": str(tmp_path),
             "PYTHONPATH": str(tmp_path),
         }  # fmt: skip
         command = ["bash", str(ROOT / "compose" / "fleet.sh"), "slow_agents:worker"]
