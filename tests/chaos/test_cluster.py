@@ -314,8 +314,11 @@ async def test_a_cluster_that_is_down_for_a_while_goes_on(report: Report) -> Non
 
 async def test_everything_is_subscribed_again_in_batches_of_one_slot() -> None:
     """Thousands of channels of all partitions; all subscriber connections cut at once, and one
-    master replaced. Every channel is heard again, and no batch was refused."""
-    heard: Counter[bytes] = Counter()
+    master replaced. Every channel is heard again, and no batch was refused.
+
+    A node that is behind may send those of one slot range to the old master and back once more:
+    what comes just then is not heard, so the owner is told to look at their logs after that."""
+    heard: Counter[tuple[bytes, bytes]] = Counter()
     restored: set[bytes] = set()
     channels = [
         KEYS.channel(Owner("", f"user {number}"), Scope.USER).live for number in range(CHANNELS)
@@ -325,9 +328,17 @@ async def test_everything_is_subscribed_again_in_batches_of_one_slot() -> None:
         subscriber = new_subscriber(
             redis.url,
             name="subscriber",
-            on_message=lambda channel, _: heard.update([channel]),
+            on_message=lambda channel, payload: heard.update([(channel, payload)]),
             on_restored=restored.update,
         )
+
+        def unheard() -> set[bytes]:
+            return set(channels) - {channel for channel, _ in heard}
+
+        async def all_heard() -> bool:
+            await asyncio.gather(*(client.publish(channel, b"again") for channel in unheard()))
+            return not unheard()
+
         try:
             await client.start()
             await subscriber.start()
@@ -346,9 +357,11 @@ async def test_everything_is_subscribed_again_in_batches_of_one_slot() -> None:
                 lambda: old.raw("PUBSUB", "SHARDCHANNELS") == [], what="the old one is left"
             )
             await until(lambda: client.connected, what="the publisher is at the new master")
-            await asyncio.gather(*(client.publish(channel, b"x") for channel in channels))
-            await until(lambda: len(heard) == CHANNELS, what="every channel is heard")
-            assert set(heard.values()) == {1}, "something was heard twice"
+            restored.clear()
+            await asyncio.gather(*(client.publish(channel, b"once") for channel in channels))
+            await until(lambda: unheard() <= restored, what="a channel is heard, or looked at")
+            await until(all_heard, what="every channel is heard")
+            assert {n for (_, payload), n in heard.items() if payload == b"once"} == {1}, "twice"
             nothing_crossed(redis)
         finally:
             await subscriber.stop()
