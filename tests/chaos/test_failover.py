@@ -213,7 +213,7 @@ async def test_a_server_that_a_sentinel_takes_for_the_master_and_is_none_is_not_
         stale.start()
         client = new_client(redis.url, name="test")
         with pytest.raises(BrokerUnavailable, match="is a slave, not the master"):
-            await client.start(timeout_seconds=1.5)
+            await client.start(timeout_seconds=4)
         for sentinel in others:
             sentinel.go_on()
         client = new_client(redis.url, name="test")

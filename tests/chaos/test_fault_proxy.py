@@ -107,7 +107,7 @@ async def test_a_black_hole_swallows_and_keeps_the_connection_open(
     proxy: FaultProxy, prefix: str, way: Way
 ) -> None:
     """No FIN, no RST: the one who waits hears nothing. One direction: the command still arrives."""
-    async with connected(proxy, socket_timeout=0.3) as client, connected(proxy, "other") as other:
+    async with connected(proxy, socket_timeout=2) as client, connected(proxy, "other") as other:
         fault = proxy.black_hole(way, named("gateway *"))
         with pytest.raises(redis.exceptions.TimeoutError):
             await client.set(prefix, "x")
@@ -120,7 +120,7 @@ async def test_a_black_hole_swallows_and_keeps_the_connection_open(
 
 
 async def test_a_black_hole_may_spare_new_connections(proxy: FaultProxy) -> None:
-    async with connected(proxy, socket_timeout=0.3) as old:
+    async with connected(proxy, socket_timeout=2) as old:
         with proxy.black_hole(spare_new=True):
             async with connected(proxy) as new:
                 assert await new.ping()

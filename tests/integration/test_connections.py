@@ -121,7 +121,7 @@ async def test_an_expired_token_closes_4401_after_its_grace(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway_node, "EXPIRY_GRACE_SECONDS", 0.5)
-    async with Client(base, token=token(ttl_seconds=5)) as client:
+    async with Client(base, token=token(ttl_seconds=10)) as client:
         await client.first("token_expiring")
         assert await client.closed() == 4401
 

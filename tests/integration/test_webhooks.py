@@ -182,7 +182,7 @@ async def test_whatever_is_no_success_is_posted_again(
 ) -> None:
     """A redirection is not followed."""
     once = in_thread("t1", lambda nth: reply if nth == 1 else 204)
-    async with Receiver(once) as receiver, posting(settings, receiver, webhook_timeout_seconds=1):
+    async with Receiver(once) as receiver, posting(settings, receiver, webhook_timeout_seconds=3):
         ended = await end_runs(publisher, "t1", "t1")
         await receiver.until_taken(run for _, run in ended)
         receiver.judge(ended)
