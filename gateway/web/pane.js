@@ -1,6 +1,6 @@
 /**
  * One user's chat: login, connection, conversation, composer. Two of them side by side know nothing of each other.
- * One class, for its parts share one state: who is logged in, how the connection is, which run is open.
+ * Long, and one class, for its parts share one state: who is logged in, how the connection is, which run is open.
  */
 
 import { FrameList } from "./frames.js";

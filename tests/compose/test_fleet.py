@@ -45,7 +45,7 @@ async def until(condition: Callable[[], Any], *, what: str, seconds: float = 180
     deadline = time.monotonic() + seconds
     while not (value := await asyncio.to_thread(condition)):
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # between two looks, within the deadline
     return value
 
 
@@ -79,7 +79,7 @@ async def test_two_gateways_killed_in_turn_cost_nobody_anything(fleet: DockerFle
         while not over.is_set():
             run_id = await client.ask(content, agent="analyst")
             await client.until_ended(run_id, seconds=2 * PATIENCE_SECONDS)
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)  # the user's own pace
 
     async with AsyncExitStack() as sockets, asyncio.timeout(400):
         clients = [
