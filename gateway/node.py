@@ -27,6 +27,7 @@ from broker.errors import BrokerUnavailable
 from broker.events import timestamp
 from broker.redis.broker import Broker, Limits
 from broker.redis.topology import new_client, url_of
+from broker.rhythm import beat
 from gateway import close_codes
 from gateway.admission import Admission, policy_of
 from gateway.auth import Verifier
@@ -44,8 +45,8 @@ from gateway.relay import Relay
 from gateway.report import report
 from gateway.revocation import Revocations
 from gateway.seats import Seats
-from gateway.slow import SlowClients
-from gateway.sockets import Sockets
+from gateway.slow import AT_ONCE, SlowClients
+from gateway.sockets import TURN_SECONDS, TURNS_PER_SECOND, Sockets
 from gateway.stats import Tally
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
@@ -56,10 +57,6 @@ from gateway.webhooks.sender import Sender
 log = structlog.get_logger(__name__)
 
 _spread = random.SystemRandom()
-
-TURNS_PER_SECOND: Final = 10
-"""A heartbeat goes to this share of a second's sockets at a time: a write for each of them holds up
-the deliveries behind it."""
 
 FRAMES_PER_SECOND: Final = 100
 FRAMES_AT_ONCE: Final = 1000
@@ -254,7 +251,7 @@ class Node:
 
     async def _sweep_for_ever(self) -> None:
         turns = map(self.sockets.turn, itertools.count())
-        await self.revocations.sweep_for_ever(turns, pause_seconds=1 / TURNS_PER_SECOND)
+        await self.revocations.sweep_for_ever(turns)
 
     # --- health and figures
 
@@ -285,9 +282,7 @@ class Node:
         turn = 0
         refreshed = time.monotonic()
         while True:
-            due = time.monotonic() + 1 / TURNS_PER_SECOND
-            await asyncio.sleep(1 / TURNS_PER_SECOND)
-            self.meters.loop_lag.observe(max(0.0, time.monotonic() - due))
+            self.meters.loop_lag.observe(await beat(TURN_SECONDS))
             turn += 1
             await self._count_latencies()
             await self._beat(turn)  # a variable here would keep its last connection for ever
@@ -310,8 +305,11 @@ class Node:
             await asyncio.sleep(0)  # each is a write to the kernel: no event waits for all of them
 
     async def _check_expiries(self, now: float) -> None:
+        seen = 0
         for at in range(self.sockets.turns):
-            for socket in [each for each in self.sockets.turn(at) if each.due_at <= now]:
+            group = self.sockets.turn(at)
+            seen += len(group)
+            for socket in [each for each in group if each.due_at <= now]:
                 expires_at = socket.identity.expires_at
                 end = expires_at + EXPIRY_GRACE_SECONDS
                 if now < end:
@@ -321,7 +319,8 @@ class Node:
                 else:
                     socket.due_at = math.inf
                     socket.close(close_codes.UNAUTHORIZED)
-            if at % TURNS_PER_SECOND == 0:  # of 20,000 sockets, these are some hundred
+            if seen >= AT_ONCE:
+                seen = 0
                 await asyncio.sleep(0)
 
     async def _report_for_ever(self) -> None:
@@ -336,7 +335,7 @@ class Node:
                 pass  # readiness tells, and so does the connection's log
             except ResponseError as error:
                 log.warning("report_refused", why=str(error))
-            await asyncio.sleep(REPORT_SECONDS)
+            await beat(REPORT_SECONDS)
 
     async def _count_latencies(self) -> None:
         for _ in self.meters.count():

@@ -19,6 +19,7 @@ from broker.cursor import ZERO
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.orders import Order, Verb
+from broker.rhythm import seconds_until
 from gateway import close_codes
 from gateway.revocation import Revocations, close_revoked, is_meant
 from gateway.sockets import Sockets
@@ -60,10 +61,11 @@ class Orders:
 
     async def run(self) -> None:
         """Read until cancelled."""
+        clock = asyncio.get_running_loop().time
         try:
             while True:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(TICK_SECONDS):
+                    async with asyncio.timeout(seconds_until(TICK_SECONDS, clock())):
                         await self._told.wait()
                 self._told.clear()
                 try:

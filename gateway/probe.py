@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from broker.errors import BrokerUnavailable
 from broker.redis.client import RedisClient
 from broker.redis.topology import Listener
+from broker.rhythm import beat
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +64,7 @@ class Probe:
         """Probe until cancelled; a deaf connection is dropped for a new one."""
         while True:
             await self._probe_all()
-            await asyncio.sleep(AGAIN_SECONDS if any(self._misses.values()) else PROBE_SECONDS)
+            await beat(AGAIN_SECONDS if any(self._misses.values()) else PROBE_SECONDS)
 
     async def _probe_all(self) -> None:
         by_server: dict[Hashable, list[bytes]] = defaultdict(list)

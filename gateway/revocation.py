@@ -7,7 +7,6 @@ again once per heartbeat.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Collection, Iterable, Sequence
@@ -20,10 +19,12 @@ from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.orders import Order
 from broker.redis.revocations import moments
+from broker.rhythm import beat
 from gateway import close_codes
 from gateway.auth import Verifier
 from gateway.claims import Identity
 from gateway.credentials import AuthError
+from gateway.sockets import TURN_SECONDS
 
 if TYPE_CHECKING:
     from gateway.connection import Connection
@@ -82,12 +83,10 @@ class Revocations:
             if socket.identity is identity and is_revoked(identity, [found[key] for key in named]):
                 close_revoked(socket)
 
-    async def sweep_for_ever(
-        self, turns: Iterable[Collection[Connection]], *, pause_seconds: float
-    ) -> None:
+    async def sweep_for_ever(self, turns: Iterable[Collection[Connection]]) -> None:
         """Sweep one group after the other until cancelled."""
         for group in turns:
-            await asyncio.sleep(pause_seconds)
+            await beat(TURN_SECONDS)
             if group:
                 try:
                     await self.sweep(list(group))

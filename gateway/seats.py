@@ -8,7 +8,6 @@ the next time. The seats of a gateway that died are taken away by whoever needs 
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -21,11 +20,11 @@ from broker.channels import Owner
 from broker.errors import BrokerUnavailable
 from broker.limits import Policy
 from broker.redis.broker import Broker
-from gateway.sockets import Sockets
+from broker.rhythm import beat
+from gateway.sockets import TURN_SECONDS, Sockets
 
 log = structlog.get_logger(__name__)
 
-TURN_SECONDS: Final = 0.1
 LEAST_KEPT_SECONDS: Final = 10.0
 """Seats outlive a slow turn, however short the heartbeat is."""
 
@@ -78,7 +77,7 @@ class Seats:
         while True:
             owners = list(self._sockets.owners)
             for turn in range(self._turns):
-                await asyncio.sleep(TURN_SECONDS)
+                await beat(TURN_SECONDS)
                 await self._tell(owners[turn :: self._turns])
 
     async def give_up(self) -> None:

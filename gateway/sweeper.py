@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from broker.errors import BrokerUnavailable, Refused
 from broker.redis.broker import Broker
 from broker.redis.records import UNREADABLE, cause
+from broker.rhythm import beat
 from gateway.commands import end_run, place
 from gateway.turn import Turn
 
@@ -74,7 +75,7 @@ class Sweeper:
                 log.debug("sweep_failed", why=str(error))
             except ResponseError as error:
                 log.warning("sweep_failed", why=str(error))
-            await asyncio.sleep(TICK_SECONDS)
+            await beat(TICK_SECONDS)
 
     def _note_answer(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -8,13 +8,13 @@ every 44 seconds. They are asked for in pipelined batches.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import structlog
 from redis.exceptions import ResponseError
 
 from broker.errors import BrokerUnavailable
+from broker.rhythm import beat
 from gateway.feed import Feed
 from gateway.relay import Relay
 
@@ -44,7 +44,7 @@ class TailCheck:
         """Check until cancelled; while Redis is away there is nothing to compare with."""
         tick = 0
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            await beat(TICK_SECONDS)
             tick = (tick + 1) % IDLE_TICKS
             feeds = [feed for feed in self._relay.hub.feeds() if _is_due(feed, tick)]
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import secrets
@@ -94,9 +93,8 @@ class TakeUp:
             for key in (self._keys.connection, self._keys.turns)
         ]
         await self._client.execute_many([("EXPIRE", key, KEEP_SECONDS) for key in keys])
-        turns = await asyncio.gather(
-            *[self._client.submit("GET", key) for key in keys[1::2]], return_exceptions=True
-        )
+        asked = [("GET", key) for key in keys[1::2]]
+        turns = await self._client.submit_many(asked, keep_errors=True)
         return [
             each
             for each, turn in zip(isolated, turns, strict=True)

@@ -6,7 +6,26 @@ on. What is done in turn must bear that.
 
 from __future__ import annotations
 
+from typing import Final
+
 from broker.redis.client import RedisClient
+
+
+class _Nobody:
+    """Gets a reply that nothing hangs on: a lock not prolonged now will be the next time."""
+
+    def done(self) -> bool:
+        """It is not wanted."""
+        return True
+
+    def set_result(self, result: object, /) -> None:
+        """Nor when it is there."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Nor this."""
+
+
+_NOBODY: Final = _Nobody()
 
 
 class Turn:
@@ -19,11 +38,13 @@ class Turn:
     async def mine(self) -> bool:
         """Whether it is this gateway's now; it stays so if this is asked often enough."""
         key, client = self._key, self._client
-        if await client.execute("SET", key, self._node_id, "NX", "PX", self._lock_ms) is not None:
-            return True
-        if await client.execute("GET", key) != self._node_id.encode():
+        taken, holder = await client.execute_many(
+            [("SET", key, self._node_id, "NX", "PX", self._lock_ms), ("GET", key)]
+        )
+        if holder != self._node_id.encode():
             return False
-        await client.execute("PEXPIRE", key, self._lock_ms)
+        if taken is None:
+            client.ask(_NOBODY, "PEXPIRE", key, self._lock_ms)
         return True
 
     async def give_up(self) -> None:

@@ -112,9 +112,24 @@ class RedisClient(ABC):
         """
         return await self.submit(*command)
 
+    def submit_many(
+        self, commands: Sequence[Sequence[Argument]], *, keep_errors: bool = False
+    ) -> asyncio.Future[list[Any]]:
+        """Queue commands now, one pipeline per server; a future for all replies, in order.
+
+        The first error is its exception; with ``keep_errors`` each stands where its reply would.
+        """
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        if not commands:
+            answer.set_result([])
+        replies = _Replies(answer, len(commands), keep_errors=keep_errors)
+        for at, command in enumerate(commands):
+            self.ask(_Reply(replies, at), *command)
+        return answer
+
     async def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """All replies in order, one pipeline per server; the first error is raised."""
-        return await asyncio.gather(*[self.submit(*command) for command in commands])
+        return await self.submit_many(commands)
 
     async def publish(self, channel: bytes, payload: bytes) -> None:
         """Publish where the channel's subscribers listen."""
@@ -136,6 +151,45 @@ class RedisClient(ABC):
             script = script.sharded
         call = _ScriptCall(self, receiver, script, (len(keys), *keys, *args))
         self.ask(call, "EVALSHA", script.digest, *call.words)
+
+
+class _Replies:
+    """The replies to several commands on their way to one future: a future for each costs more."""
+
+    __slots__ = ("_left", "_replies", "answer", "keep_errors")
+
+    def __init__(self, answer: asyncio.Future[list[Any]], count: int, *, keep_errors: bool) -> None:
+        self.answer, self.keep_errors = answer, keep_errors
+        self._replies: list[Any] = [None] * count
+        self._left = count
+
+    def take(self, at: int, reply: Any) -> None:
+        """One of them."""
+        self._replies[at] = reply
+        self._left -= 1
+        if not self._left and not self.answer.done():
+            self.answer.set_result(self._replies)
+
+
+class _Reply:
+    """Who gets one of them."""
+
+    __slots__ = ("_at", "_replies", "done")
+
+    def __init__(self, replies: _Replies, at: int) -> None:
+        self._replies, self._at = replies, at
+        self.done = replies.answer.done
+
+    def set_result(self, result: Any, /) -> None:
+        """It is there."""
+        self._replies.take(self._at, result)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """It is an error."""
+        if self._replies.keep_errors:
+            self._replies.take(self._at, exception)
+        elif not self.done():
+            self._replies.answer.set_exception(exception)
 
 
 class _ScriptCall:

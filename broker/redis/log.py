@@ -113,13 +113,8 @@ class Log(Store):
 
         :class:`~broker.errors.BrokerUnavailable` when Redis is there for none of them.
         """
-        replies = await asyncio.gather(
-            *[
-                self.client.submit("XREVRANGE", channel.log, "+", "-", "COUNT", 1)
-                for channel in channels
-            ],
-            return_exceptions=True,
-        )
+        asked = [("XREVRANGE", channel.log, "+", "-", "COUNT", 1) for channel in channels]
+        replies = await self.client.submit_many(asked, keep_errors=True)
         away = [reply for reply in replies if isinstance(reply, BrokerUnavailable)]
         if away and len(away) == len(replies):
             raise away[0]

@@ -44,10 +44,8 @@ class Revocations(Store):
 
     def look_up(self, records: Sequence[bytes]) -> asyncio.Future[list[Any]]:
         """Ask now what each record says; :func:`moments` reads the answer, if it is wanted yet."""
-        return asyncio.gather(
-            *[self.client.submit("HGET", each, "before") for each in records],
-            return_exceptions=True,
-        )
+        asked = [("HGET", each, "before") for each in records]
+        return self.client.submit_many(asked, keep_errors=True)
 
 
 def moments(found: Sequence[Any]) -> list[int]:

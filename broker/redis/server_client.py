@@ -18,6 +18,7 @@ from broker.redis.client import Receiver, RedisClient, meaning, said
 from broker.redis.connection import Argument, RedisConnection, pack
 from broker.redis.scripts import Script
 from broker.redis.source import Source
+from broker.rhythm import seconds_until
 
 log = structlog.get_logger(__name__)
 
@@ -215,6 +216,7 @@ class ServerClient(RedisClient):
         """
         moved = asyncio.create_task(self._source.moved(self._endpoint))
         moved.add_done_callback(self._on_moved)
+        clock = asyncio.get_running_loop().time
         oldest: Receiver | None = None
         checks = 0
         try:
@@ -225,7 +227,7 @@ class ServerClient(RedisClient):
                 if checks >= self._patience:
                     self.drop()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_CHECK_SECONDS):
+                    async with asyncio.timeout(seconds_until(_CHECK_SECONDS, clock())):
                         await self._lost.wait()
         finally:
             moved.cancel()

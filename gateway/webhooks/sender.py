@@ -25,6 +25,7 @@ from broker.config import Settings
 from broker.errors import BrokerUnavailable
 from broker.redis.broker import Broker
 from broker.redis.webhooks import PAGE
+from broker.rhythm import beat
 from gateway.dialects.cloudevents import cloud_event
 from gateway.turn import Turn
 from gateway.webhooks.answers import NEVER, Verdict, verdict, wait_seconds
@@ -102,7 +103,7 @@ class Sender:
                 log.debug("webhooks_wait", why=str(error))
             except ResponseError as error:
                 log.warning("webhooks_wait", why=str(error))
-            await asyncio.sleep(TICK_SECONDS)
+            await beat(TICK_SECONDS)
 
     async def stop(self) -> None:
         """Let posts under way end, for a while, and another gateway take over."""

@@ -22,7 +22,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 }
 """Package → those of the three that it may import."""
 
-SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs"})
+SHELLS: Final = frozenset({"broker.config", "broker.embedded", "broker.logs", "broker.rhythm"})
 """The modules of the kernel's top level that touch the world, and may."""
 
 PURE_GATEWAY: Final = (
