@@ -81,7 +81,7 @@ OWN: Final = (
         "From publishing a probe until it is heard, every 5 s for each server of Redis"),
     Row("runcast_redis_round_trip_seconds", "histogram", "Of a command, every 5 s"),
     Row("runcast_loop_lag_seconds", "histogram",
-        "By how much the event loop was late, ten times a second"),
+        "By how much the event loop was late, four times a second"),
     Row("runcast_sweeper_active", "gauge", "1 at the one gateway process that sweeps"),
     Row("runcast_sweeps_total", "counter", "Looks at the runs whose time is up"),
     Row("runcast_sweeper_runs_ended_total", "counter",

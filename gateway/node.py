@@ -46,7 +46,7 @@ from gateway.report import report
 from gateway.revocation import Revocations
 from gateway.seats import Seats
 from gateway.slow import AT_ONCE, SlowClients
-from gateway.sockets import TURN_SECONDS, TURNS_PER_SECOND, Sockets
+from gateway.sockets import Sockets
 from gateway.stats import Tally
 from gateway.sweeper import Sweeper
 from gateway.tail import TailCheck
@@ -62,6 +62,12 @@ FRAMES_PER_SECOND: Final = 100
 FRAMES_AT_ONCE: Final = 1000
 """Of one client, of whatever kind, beyond its messages of a minute: it is closed with 4429 then. To
 read and answer frames as fast as they come would hold up everybody else."""
+
+LAGS_PER_SECOND: Final = 4
+"""How often it is looked how late the event loop is."""
+
+BEATS_AT_ONCE: Final = 16
+"""Each heartbeat is a write to the kernel: no event waits for all of a second's."""
 
 EXPIRY_GRACE_SECONDS: Final = 25.0
 START_SECONDS: Final = 10.0
@@ -94,7 +100,7 @@ class Node:
         )
         self.sweeper = Sweeper(self.ending, node_id=self.node_id, tracing=self.tracing)
         self.webhooks = Sender.of(settings, self.ending, node_id=self.node_id)
-        self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds * TURNS_PER_SECOND)
+        self.sockets: Sockets[Connection] = Sockets(settings.heartbeat_seconds)
         self.meters = Meters()
         self.slow = SlowClients()
         self.closes = Counter(dict.fromkeys(close_codes.COUNTED, 0))
@@ -282,12 +288,11 @@ class Node:
         turn = 0
         refreshed = time.monotonic()
         while True:
-            self.meters.loop_lag.observe(await beat(TURN_SECONDS))
+            for _ in range(LAGS_PER_SECOND):
+                self.meters.loop_lag.observe(await beat(1 / LAGS_PER_SECOND))
             turn += 1
             await self._count_latencies()
             await self._beat(turn)  # a variable here would keep its last connection for ever
-            if turn % TURNS_PER_SECOND:
-                continue
             await self._check_expiries(time.time())
             self.on_tick()
             if time.monotonic() - refreshed > REFRESH_SECONDS:
@@ -300,9 +305,10 @@ class Node:
             socket.close(close_codes.TAKEN_OVER)
 
     async def _beat(self, turn: int) -> None:
-        for socket in list(self.sockets.turn(turn)):
+        for number, socket in enumerate(list(self.sockets.turn(turn)), 1):
             socket.beat()
-            await asyncio.sleep(0)  # each is a write to the kernel: no event waits for all of them
+            if number % BEATS_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def _check_expiries(self, now: float) -> None:
         seen = 0

@@ -24,7 +24,6 @@ from gateway import close_codes
 from gateway.auth import Verifier
 from gateway.claims import Identity
 from gateway.credentials import AuthError
-from gateway.sockets import TURN_SECONDS
 
 if TYPE_CHECKING:
     from gateway.connection import Connection
@@ -34,6 +33,10 @@ log = structlog.get_logger(__name__)
 RECENT_SECONDS: Final = 30.0
 """Longer than a connection may be on its way between the look at its records and its place among
 the sockets: one that an order has missed there is still found by it."""
+
+
+BATCH: Final = 32
+"""Sockets whose records are asked for at a time: to pack and read more would hold up all events."""
 
 
 class Revocations:
@@ -84,14 +87,16 @@ class Revocations:
                 close_revoked(socket)
 
     async def sweep_for_ever(self, turns: Iterable[Collection[Connection]]) -> None:
-        """Sweep one group after the other until cancelled."""
+        """Sweep one group after the other, one each second, until cancelled."""
         for group in turns:
-            await beat(TURN_SECONDS)
-            if group:
-                try:
-                    await self.sweep(list(group))
-                except BrokerUnavailable as error:  # an outage is logged by the connection
-                    log.debug("sweep_of_revocations_failed", why=str(error))
+            await beat(1.0)
+            sockets = list(group)
+            try:
+                for at in range(0, len(sockets), BATCH):
+                    await self.sweep(sockets[at : at + BATCH])
+            except BrokerUnavailable as error:  # an outage is logged by the connection
+                log.debug("sweep_of_revocations_failed", why=str(error))
+            del sockets  # or the last of them would live on here
 
 
 def records(keys: Keys, identity: Identity) -> Sequence[bytes]:

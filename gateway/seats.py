@@ -21,10 +21,11 @@ from broker.errors import BrokerUnavailable
 from broker.limits import Policy
 from broker.redis.broker import Broker
 from broker.rhythm import beat
-from gateway.sockets import TURN_SECONDS, Sockets
+from gateway.sockets import Sockets
 
 log = structlog.get_logger(__name__)
 
+TURN_SECONDS: Final = 0.25
 LEAST_KEPT_SECONDS: Final = 10.0
 """Seats outlive a slow turn, however short the heartbeat is."""
 

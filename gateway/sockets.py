@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import ClassVar, Final, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from broker.channels import Owner
 from gateway.claims import Identity
 from gateway.handshake import Opening
-
-TURNS_PER_SECOND: Final = 4
-"""What is done for all sockets again and again is done for this share of a second's at a time."""
-
-TURN_SECONDS: Final = 1 / TURNS_PER_SECOND
 
 
 class Connected(Protocol):
