@@ -24,7 +24,8 @@ TRAIL: Final = 32
 """Positions that a follower remembers at least: what a failover takes back is seldom more."""
 
 
-_LONGEST: Final = 2 * TRAIL
+LONGEST: Final = 2 * TRAIL
+"""As many as this become :data:`TRAIL` again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Follower:
         """The event that is linked to the position was passed on."""
         trail = self._trail
         trail.append(self.raw)
-        if len(trail) >= _LONGEST:
+        if len(trail) >= LONGEST:
             del trail[:TRAIL]
         self.raw = event_id
 

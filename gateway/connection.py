@@ -19,6 +19,7 @@ from broker.events import timestamp
 from gateway.claims import Identity
 from gateway.close_codes import LOST, CloseCode, counted
 from gateway.commands import new_id
+from gateway.fastpath import NEVER, NOT_NOW, number_of, send
 from gateway.feed import Feed
 from gateway.frames import control, legacy_control
 from gateway.handshake import Opening
@@ -45,9 +46,9 @@ class Connection(asyncio.Protocol, ABC):
     """Its word in the metrics."""
 
     __slots__ = (
-        "_close_handle", "_closing", "_room", "_transport", "_unsent_before", "connection_id",
-        "due_at", "feeds", "floors", "identity", "lifecycle_only", "node", "opening", "outbox",
-        "owner", "thread", "turn", "whole", "wire",
+        "_close_handle", "_closing", "_fd", "_room", "_transport", "_unsent_before",
+        "connection_id", "due_at", "feeds", "floors", "identity", "lifecycle_only", "node",
+        "opening", "outbox", "owner", "thread", "turn", "whole", "wire",
     )  # fmt: skip
 
     def __init__(self, node: Node, identity: Identity, opening: Opening, wire: Wire) -> None:
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol, ABC):
         self.renewed()
         self._room: asyncio.Future[None] | None = None
         self._closing = False
+        self._fd = NOT_NOW
         self._close_handle: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -96,6 +98,7 @@ class Connection(asyncio.Protocol, ABC):
         if not self._closing:
             self.node.closes[LOST] += 1
         self._closing = True
+        self._fd = NEVER  # soon it is another socket's
         self.node.left(self)
         self._leave_all()
         if self._close_handle is not None:
@@ -133,8 +136,16 @@ class Connection(asyncio.Protocol, ABC):
     def flush(self) -> None:
         """Write what is queued, in one piece."""
         data = self.outbox.take()
-        if data and not self._closing:
-            self._transport.write(data)
+        if not data or self._closing:
+            return
+        if self._fd == NOT_NOW and not self._transport.get_write_buffer_size():
+            self._fd = number_of(self._transport)
+        if self._fd >= 0:
+            sent = send(self._fd, data)
+            if sent == len(data):
+                return
+            self._fd, data = NOT_NOW, data[sent:]
+        self._transport.write(data)
 
     @property
     def unsent(self) -> int:

@@ -27,7 +27,7 @@ _DELTA = AGENT_DELTA.encode()
 _STARTED = AGENT_STARTED.encode()
 _COMPLETED = AGENT_COMPLETED.encode()
 _MESSAGE = USER_MESSAGE.encode()
-_NOTED = frozenset((_MESSAGE, _STARTED, _COMPLETED))
+NOTED = frozenset((_MESSAGE, _STARTED, _COMPLETED))
 TAKEN_OVER = b"taken_over"
 """Type of the notice that another socket took an isolated connection up."""
 
@@ -79,7 +79,8 @@ class Hub:
 
     def __init__(self, needs: Needs) -> None:
         self._needs = needs
-        self._feeds: dict[bytes, Feed] = {}
+        self.by_channel: dict[bytes, Feed] = {}
+        """Live channel → its feed."""
         self.dirty: dict[Member, None] = {}
         self._batched: list[Feed] = []
         self.counters = Counters()
@@ -92,25 +93,25 @@ class Hub:
 
     def feed(self, channel: Channel) -> Feed | None:
         """The feed of a channel, if there is one."""
-        return self._feeds.get(channel.live)
+        return self.by_channel.get(channel.live)
 
     def feeds(self) -> Iterable[Feed]:
         """All of them, now."""
-        return list(self._feeds.values())
+        return list(self.by_channel.values())
 
     def feeds_of(self, live: Iterable[bytes]) -> list[Feed]:
         """Those of the given live channels that there are."""
-        return [feed for feed in map(self._feeds.get, live) if feed is not None]
+        return [feed for feed in map(self.by_channel.get, live) if feed is not None]
 
     def add(self, channel: Channel) -> Feed:
         """A new feed, behind until its log was read."""
         feed = Feed(channel, channel.owner.token.encode())
-        self._feeds[channel.live] = feed
+        self.by_channel[channel.live] = feed
         return feed
 
     def remove(self, feed: Feed) -> None:
         """Forget a feed."""
-        del self._feeds[feed.channel.live]
+        del self.by_channel[feed.channel.live]
 
     def on_message(self, live: bytes, message: bytes) -> None:
         """A live message from Redis. The hot path.
@@ -119,7 +120,7 @@ class Hub:
         nothing, is passed on without an :class:`Entry`: each object and each call that is saved
         here shows in what a delivery costs.
         """
-        feed = self._feeds.get(live)
+        feed = self.by_channel.get(live)
         if feed is None:
             self._needs.unclaimed(live, message)
             return
@@ -131,7 +132,7 @@ class Hub:
             and words[1] == follower.raw
             and follower.level
             and words[2] == feed.owner
-            and words[6] not in _NOTED
+            and words[6] not in NOTED
             and not feed.joining
             and is_id(words[0])
             and newline
@@ -186,7 +187,7 @@ class Hub:
         if entry.owner != feed.owner:
             self._withhold(feed, entry)
             return
-        if entry.type in _NOTED:
+        if entry.type in NOTED:
             self._note_run(feed, entry)
         plain = ws_event(entry.id, entry.body)
         self._deliver(feed, plain, ((entry.header, entry.body, plain),))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -21,7 +21,9 @@ from broker.redis.broker import Broker
 from broker.redis.topology import new_subscriber
 from broker.replay import Follower
 from gateway.close_codes import TAKEN_OVER, UNAVAILABLE
+from gateway.connection import Connection
 from gateway.delivery_trace import OnMessage, OnReadEnd, traced
+from gateway.fastpath import paths
 from gateway.feed import Feed, Member
 from gateway.feeder import RETRY_SECONDS, Feeder, Socket, as_socket
 from gateway.hub import Hub
@@ -52,15 +54,14 @@ class Relay:
         self.log_check = LogCheck(broker, self.hub, self, spawn=self._spawn)
         self.on_heard: Callable[[bytes, bytes], None] = lambda _channel, _message: None
         heard: tuple[OnMessage, OnReadEnd] = self.hub.on_message, self.flush
+        on_read, self._flush_all = paths(self.hub, member=Connection)
         if tracing is not None:
             heard = traced(*heard, tracing=tracing, hub=self.hub, node_id=node_id)
+            on_read = None  # each message has to be looked at
         self.subscriber = new_subscriber(
-            url,
-            on_message=heard[0],
-            on_read_end=heard[1],
-            on_restored=self._on_restored,
-            name=f"subscriber {node_id}",
-        )
+            url, on_message=heard[0], on_read_end=heard[1], on_read=on_read,
+            on_restored=self._on_restored, name=f"subscriber {node_id}",
+        )  # fmt: skip
         self.on_latency: Callable[[bytes], None] = lambda _event_id: None
         self.on_stages: Callable[[bytes, bytes, float], None] = lambda _id, _body, _begun: None
         self.stages_wanted = 0
@@ -328,8 +329,7 @@ class Relay:
         self.hub.read_ended()
         if self.hub.dirty:
             dirty, self.hub.dirty = self.hub.dirty, {}
-            for socket in cast("Iterable[Socket]", dirty):
-                socket.flush()
+            self._flush_all(dirty)
         if self.hub.first_heard:
             sent, self.hub.first_heard = self.hub.first_heard, b""
             self.on_latency(sent)

@@ -18,6 +18,7 @@ import structlog
 from broker.errors import BrokerUnavailable
 from broker.redis.address import Address
 from broker.redis.cluster_map import ClusterMap
+from broker.redis.connection import OnRead
 from broker.redis.slots import Server, SlotMap, redirect, slot_of
 from broker.redis.source import Fixed
 from broker.redis.subscriber import Acknowledged, Subscriber
@@ -42,11 +43,12 @@ class ClusterSubscriber:
         *,
         on_message: Callable[[bytes, bytes], None],
         on_read_end: Callable[[], None] | None = None,
+        on_read: OnRead | None = None,
         on_restored: Callable[[Collection[bytes]], None] | None = None,
         name: str = "subscriber",
     ) -> None:
         self._address, self._name = address, name
-        self._on_message, self._on_read_end = on_message, on_read_end
+        self._on_message, self._on_read_end, self._on_read = on_message, on_read_end, on_read
         self._on_restored = on_restored
         self._ears: dict[Server, Subscriber] = {}
         self._at: dict[bytes, Server | None] = {}
@@ -204,6 +206,7 @@ class ClusterSubscriber:
                 Fixed(self._address.data.at(*server)),
                 on_message=self._on_message,
                 on_read_end=self._on_read_end,
+                on_read=self._on_read,
                 on_restored=self._on_restored,
                 on_refused=partial(self._refused, server),
                 on_lost=self._map.look_soon,

@@ -30,6 +30,11 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 
 _NOTHING_YET: Final = object()
 
+MAX_BEGUN_BYTES: Final = 64 * 1024
+"""Of a message that has not all come. A longer one is parsed as it comes, no byte copied twice."""
+
+OnRead = Callable[[bytes, bytes], tuple[int, bool]]
+
 _PUSHED: Final = 3
 """Words of a pub/sub message: kind, channel, payload."""
 
@@ -39,7 +44,9 @@ class RedisConnection(asyncio.Protocol):
 
     ``on_reply`` gets each reply, errors as exceptions; ``on_message`` instead each push of that
     ``kind``, with its channel and its payload; ``on_read_end`` is called after the last reply of
-    each read; ``on_lost`` once, at the end.
+    each read; ``on_lost`` once, at the end. ``on_read`` may take the messages at the front of a
+    read first: it gets the bytes, and how each of them begins, and returns how many bytes it took
+    and whether what follows them is the beginning of another.
     """
 
     def __init__(
@@ -50,8 +57,11 @@ class RedisConnection(asyncio.Protocol):
         *,
         kind: bytes = b"",
         on_message: Callable[[bytes, bytes], None] | None = None,
+        on_read: OnRead | None = None,
     ) -> None:
-        self._kind, self._on_message = kind, on_message
+        self._kind, self._on_message, self._on_read = kind, on_message, on_read
+        self._prefix = b"*%d\r\n$%d\r\n%b\r\n$" % (_PUSHED, len(kind), kind)
+        self._begun = b""
         self._on_reply = on_reply
         self._on_lost = on_lost
         self._on_read_end = on_read_end
@@ -110,6 +120,20 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand every complete reply on."""
+        if self._on_read is not None and not self._reader.has_data():
+            data = self._begun + data
+            taken, partial = self._on_read(data, self._prefix)
+            data = data[taken:]
+            if partial and len(data) < MAX_BEGUN_BYTES:
+                self._begun, data = data, b""
+            else:
+                self._begun = b""
+        if data:
+            self._parse(data)
+        if self._on_read_end is not None:
+            self._on_read_end()
+
+    def _parse(self, data: bytes) -> None:
         reader, on_reply, on_message = self._reader, self._on_reply, self._on_message
         reader.feed(data)
         try:
@@ -125,8 +149,6 @@ class RedisConnection(asyncio.Protocol):
                         on_reply(reply)
         except ConnectionError:
             self.abort()
-        if self._on_read_end is not None:
-            self._on_read_end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, once."""

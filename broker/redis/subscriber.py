@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from broker.errors import BrokerUnavailable
-from broker.redis.connection import RedisConnection, pack
+from broker.redis.connection import OnRead, RedisConnection, pack
 from broker.redis.server_client import new_delays
 from broker.redis.slots import slot_of
 from broker.redis.source import Source
@@ -42,7 +42,8 @@ class Subscriber:
     """Subscriptions on one connection that reconnects by itself.
 
     ``on_message(channel, payload)`` is called for each message, ``on_read_end()`` once after all
-    messages of one read of the socket. Neither may block. ``on_refused(channels, error)``, of a
+    messages of one read of the socket. Neither may block. For ``on_read`` see
+    :class:`~broker.redis.connection.RedisConnection`. ``on_refused(channels, error)``, of a
     Cluster's nodes: these are not subscribed here; the error is empty when the node dropped them.
     """
 
@@ -54,6 +55,7 @@ class Subscriber:
         *,
         on_message: Callable[[bytes, bytes], None],
         on_read_end: Callable[[], None] | None = None,
+        on_read: OnRead | None = None,
         on_restored: Callable[[Collection[bytes]], None] | None = None,
         on_refused: Callable[[Collection[bytes], str], None] | None = None,
         on_lost: Callable[[], None] | None = None,
@@ -61,7 +63,7 @@ class Subscriber:
         name: str = "subscriber",
     ) -> None:
         self._source, self._name, self._verbs = source, name, verbs
-        self._on_message, self._on_read_end = on_message, on_read_end
+        self._on_message, self._on_read_end, self._on_read = on_message, on_read_end, on_read
         self._on_restored, self._on_refused, self._tell_lost = on_restored, on_refused, on_lost
         self._connection: RedisConnection | None = None
         self._unsent: list[bytes] = []
@@ -262,7 +264,7 @@ class Subscriber:
                 self._lost.clear()
                 connection = RedisConnection(
                     self._on_reply, self._on_lost, self._on_read_end,
-                    kind=self._verbs.message, on_message=self._on_message,
+                    kind=self._verbs.message, on_message=self._on_message, on_read=self._on_read,
                 )  # fmt: skip
                 try:
                     endpoint = await self._source.locate()

@@ -12,6 +12,7 @@ from broker.redis.address import Address, Topology, parse
 from broker.redis.client import RedisClient
 from broker.redis.cluster import ClusterClient
 from broker.redis.cluster_subscriber import ClusterSubscriber
+from broker.redis.connection import OnRead
 from broker.redis.sentinel import Sentinels
 from broker.redis.server_client import ServerClient
 from broker.redis.source import Fixed, Source
@@ -87,6 +88,7 @@ def new_subscriber(
     name: str,
     on_message: Callable[[bytes, bytes], None],
     on_read_end: Callable[[], None] | None = None,
+    on_read: OnRead | None = None,
     on_restored: Callable[[Collection[bytes]], None] | None = None,
 ) -> Listener:
     """A subscriber, not started; for the callbacks see Subscriber."""
@@ -97,6 +99,7 @@ def new_subscriber(
             name=name,
             on_message=on_message,
             on_read_end=on_read_end,
+            on_read=on_read,
             on_restored=on_restored,
         )
     return Subscriber(
@@ -104,6 +107,7 @@ def new_subscriber(
         name=name,
         on_message=on_message,
         on_read_end=on_read_end,
+        on_read=on_read,
         on_restored=on_restored,
     )
 
