@@ -101,36 +101,38 @@ clean: ## Remove what make made
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
 
 # A stamp per set of packages: installed again only when what is asked for has changed.
+# What an installation is made of, but for what is edited in place.
+MADE_OF := pyproject.toml constraints.txt hatch_build.py gateway/_fastpath.c
 INSTALL = @echo "Installing Runcast into $(VENV) ($(@F:.%=%)) …" && $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.run: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e . && touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.test: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[test]' && touch $@ $(VENV)/.run
 
-$(VENV)/.browser: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.browser: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[test,browser]' && touch $@ $(VENV)/.test $(VENV)/.run
 
-$(VENV)/.compose: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.compose: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[test,compose]' && touch $@ $(VENV)/.test $(VENV)/.run
 
-$(VENV)/.integrations: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.integrations: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[test,integrations]' && touch $@ $(VENV)/.test $(VENV)/.run
 
-$(VENV)/.containers: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.containers: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[test,containers]' && touch $@ $(VENV)/.test $(VENV)/.run
 
-$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.bench: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[bench]' && touch $@ $(VENV)/.test $(VENV)/.run
 
-$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.docs: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[test,docs]' && touch $@ $(VENV)/.test $(VENV)/.run
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[dev]' && touch $@ $(VENV)/.bench $(VENV)/.browser $(VENV)/.containers $(VENV)/.docs $(VENV)/.integrations $(VENV)/.test $(VENV)/.run
 
-$(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.audit: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) -e '.[audit]' && touch $@
 
 %/.installed: %/package-lock.json

@@ -64,7 +64,7 @@ static const struct {
     {OUTBOX, "stalled", offsetof(FastPath, outbox.stalled)},
 };
 
-static PyObject *nothing, *zero, *flush_name;
+static PyObject *nothing, *zero, *flush_name, *on_message, *first_heard, *first_body;
 
 enum { ID = 0, PREV = 1, OWNER = 2, TYPE = 6, WORDS = 7 }; /* of a header: broker/codec.py */
 
@@ -174,18 +174,28 @@ static int advance(const FastPath *path, PyObject *follower, PyObject *id) {
     return 0;
 }
 
-typedef struct {
-    PyObject *dirty, *first_id, *first_body;
-    Py_ssize_t passed;
-} Read;
+/* The hub's first_heard, unless there is one. */
+static int note_first(PyObject *hub, PyObject *id, Span body) {
+    PyObject *heard = PyObject_GetAttr(hub, first_heard);
+    if (heard == NULL) return -1;
+    bool is_there = PyObject_IsTrue(heard) == 1;
+    Py_DECREF(heard);
+    if (is_there) return 0;
+    PyObject *text = PyBytes_FromStringAndSize(body.at, body.size);
+    int done = text == NULL || PyObject_SetAttr(hub, first_heard, id) < 0 || PyObject_SetAttr(hub, first_body, text) < 0
+                   ? -1
+                   : 0;
+    Py_XDECREF(text);
+    return done;
+}
 
 /* The first branch of Hub.on_message, for a channel that one socket reads. 1: done; 0: it is not that simple, and
  * nothing was done; -1: an exception. */
-static int pass(const FastPath *path, PyObject *feed, const char *message, Py_ssize_t size, Read *read) {
-    const char *end = message + size, *newline = memchr(message, '\n', (size_t)size);
+static int pass(const FastPath *path, PyObject *feed, Span message, PyObject *dirty, bool is_first, PyObject *hub) {
+    const char *end = message.at + message.size, *newline = memchr(message.at, '\n', (size_t)message.size);
     if (newline == NULL) return 0;
     Span words[WORDS];
-    const char *at = message;
+    const char *at = message.at;
     for (int count = 0;; count++) {
         const char *space = memchr(at, ' ', (size_t)(newline - at));
         if (count == WORDS - 1) {
@@ -216,86 +226,130 @@ static int pass(const FastPath *path, PyObject *feed, const char *message, Py_ss
     if (frame == NULL) return PyErr_Occurred() ? -1 : 0;
     PyObject *id = PyBytes_FromStringAndSize(words[ID].at, words[ID].size);
     int done = id == NULL || advance(path, follower, id) < 0 || push(path, outbox, frame) < 0 ||
-                       PyDict_SetItem(read->dirty, member, Py_None) < 0
+                       PyDict_SetItem(dirty, member, Py_None) < 0
                    ? -1
                    : 1;
-    if (done == 1 && read->passed++ == 0) {
-        read->first_id = Py_NewRef(id);
-        read->first_body = PyBytes_FromStringAndSize(body.at, body.size);
-        if (read->first_body == NULL) done = -1;
-    }
+    if (done == 1 && is_first && note_first(hub, id, body) < 0) done = -1;
     Py_DECREF(frame);
     Py_XDECREF(id);
     return done;
 }
 
-/* "<digits>\r\n": moves on to what follows; false where that is not (all) there. */
-static bool length(const char **at, const char *end, Py_ssize_t *size) {
+enum { ALL, PART, OTHER };
+
+enum { MOST_DEPTH = 4 }; /* of arrays in arrays: Redis answers a subscriber with none */
+
+/* "<digits>\r\n". ALL: ``at`` is what follows; PART: more has to come; OTHER: it is not of that form. */
+static int number(const char **at, const char *end, Py_ssize_t *value) {
     Py_ssize_t count = digits(*at, end);
     const char *after = *at + count;
-    if (count < 1 || count > 9 || end - after < 2 || after[0] != '\r' || after[1] != '\n') return false;
-    *size = 0;
-    for (const char *digit = *at; digit < after; digit++) *size = *size * 10 + (*digit - '0');
+    if (count > 9) return OTHER;
+    if (after == end) return PART;
+    if (count < 1 || after[0] != '\r') return OTHER;
+    if (after + 1 == end) return PART;
+    if (after[1] != '\n') return OTHER;
+    *value = 0;
+    for (const char *digit = *at; digit < after; digit++) *value = *value * 10 + (*digit - '0');
     *at = after + 2;
-    return true;
+    return ALL;
 }
 
-PyDoc_STRVAR(take_doc, "take(data, prefix, feeds, dirty, hear) -> (taken, partial, passed, first_id, first_body)");
+/* A number, and so many bytes and two more after it. */
+static int word(const char **at, const char *end, Span *found) {
+    Py_ssize_t size;
+    int is_there = number(at, end, &size);
+    if (is_there != ALL) return is_there;
+    if (end - *at < size + 2) return PART;
+    *found = (Span){*at, size};
+    *at += size + 2;
+    return ALL;
+}
+
+/* Of one reply of any kind (RESP2): as for ``word``. */
+static int reply(const char **at, const char *end, int depth) {
+    const char *begin = *at, *line;
+    if (begin == end) return PART;
+    switch (*begin) {
+    case '+':
+    case '-':
+    case ':':
+        for (line = begin; (line = memchr(line, '\r', (size_t)(end - line))) != NULL; line++) {
+            if (line + 1 == end) return PART;
+            if (line[1] != '\n') continue;
+            *at = line + 2;
+            return ALL;
+        }
+        return PART;
+    case '$':
+    case '*':
+        if (end - begin >= 5 && memcmp(begin + 1, "-1\r\n", 4) == 0) {
+            *at = begin + 5;
+            return ALL;
+        }
+        if (end - begin < 5 && memcmp(begin + 1, "-1\r\n", (size_t)(end - begin - 1)) == 0) return PART;
+        *at = begin + 1;
+        if (*begin == '$') {
+            Span found;
+            return word(at, end, &found);
+        }
+        Py_ssize_t count;
+        int is_there = depth > 0 ? number(at, end, &count) : OTHER;
+        while (is_there == ALL && count-- > 0) is_there = reply(at, end, depth - 1);
+        return is_there;
+    default:
+        return OTHER;
+    }
+}
+
+PyDoc_STRVAR(take_doc, "take(data, at, prefix, feeds, dirty, hub) -> (at, other, passed)");
 
 static PyObject *take(FastPath *path, PyObject *const *args, Py_ssize_t count) {
-    if (count != 5 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) || !PyDict_CheckExact(args[2]) ||
-        !PyDict_CheckExact(args[3]))
-        return PyErr_Format(PyExc_TypeError, "take(bytes, bytes, dict, dict, callable)");
-    PyObject *feeds = args[2], *hear = args[4];
-    Span prefix = {PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])};
-    const char *begin = PyBytes_AS_STRING(args[0]), *end = begin + PyBytes_GET_SIZE(args[0]), *at = begin;
-    Read read = {.dirty = args[3]};
-    bool partial = false;
+    if (count != 6 || !PyBytes_CheckExact(args[0]) || !PyLong_CheckExact(args[1]) || !PyBytes_CheckExact(args[2]) ||
+        !PyDict_CheckExact(args[3]) || !PyDict_CheckExact(args[4]))
+        return PyErr_Format(PyExc_TypeError, "take(bytes, int, bytes, dict, dict, hub)");
+    PyObject *feeds = args[3], *dirty = args[4], *hub = args[5];
+    Span prefix = {PyBytes_AS_STRING(args[2]), PyBytes_GET_SIZE(args[2])};
+    const char *begin = PyBytes_AS_STRING(args[0]), *end = begin + PyBytes_GET_SIZE(args[0]);
+    Py_ssize_t start = PyLong_AsSsize_t(args[1]), passed = 0, other = 0;
+    if (start < 0 || start > end - begin) return PyErr_Format(PyExc_ValueError, "it begins outside of the data");
+    const char *at = begin + start;
     while (at < end) {
         const char *next = at;
-        Py_ssize_t channel_size, size;
-        if (end - at < prefix.size) {
-            partial = memcmp(at, prefix.at, (size_t)(end - at)) == 0;
+        Span channel = {NULL, 0}, message = {NULL, 0};
+        int found = OTHER;
+        if (end - at >= prefix.size && memcmp(at, prefix.at, (size_t)prefix.size) == 0) {
+            next += prefix.size;
+            found = word(&next, end, &channel);
+            if (found == ALL && next == end) found = PART;
+            if (found == ALL) found = *next++ == '$' ? word(&next, end, &message) : OTHER;
+        }
+        if (found == PART) break;
+        if (found == OTHER) {
+            next = at;
+            found = reply(&next, end, MOST_DEPTH);
+            other = found == ALL ? next - at : found == PART ? 0 : -1;
             break;
         }
-        if (memcmp(at, prefix.at, (size_t)prefix.size) != 0) break;
-        partial = true; /* until all of it is seen to be there */
-        next += prefix.size;
-        if (!length(&next, end, &channel_size) || end - next < channel_size + 3) break;
-        const char *channel = next;
-        next += channel_size + 2;
-        if (*next++ != '$') { /* not a message after all: whoever parses everything tells */
-            partial = false;
-            break;
-        }
-        if (!length(&next, end, &size) || end - next < size + 2) break;
-        partial = false;
-        at = next + size + 2;
-        PyObject *live = PyBytes_FromStringAndSize(channel, channel_size);
-        if (live == NULL) goto failed;
+        at = next;
+        PyObject *live = PyBytes_FromStringAndSize(channel.at, channel.size);
+        if (live == NULL) return NULL;
         PyObject *feed = PyDict_GetItemWithError(feeds, live);
         int done = PyErr_Occurred() ? -1 : 0;
-        if (feed != NULL && Py_TYPE(feed) == path->classes[FEED]) done = pass(path, feed, next, size, &read);
-        if (done == 0) {
-            PyObject *message = PyBytes_FromStringAndSize(next, size);
-            PyObject *heard = message == NULL ? NULL : PyObject_CallFunctionObjArgs(hear, live, message, NULL);
-            Py_XDECREF(message);
+        if (feed != NULL && Py_TYPE(feed) == path->classes[FEED])
+            done = pass(path, feed, message, dirty, passed == 0, hub);
+        if (done == 1) {
+            passed++;
+        } else if (done == 0) {
+            PyObject *text = PyBytes_FromStringAndSize(message.at, message.size), *heard = NULL;
+            if (text != NULL) heard = PyObject_CallMethodObjArgs(hub, on_message, live, text, NULL);
+            Py_XDECREF(text);
             Py_XDECREF(heard);
-            done = heard == NULL ? -1 : 1;
+            if (heard == NULL) done = -1;
         }
         Py_DECREF(live);
-        if (done < 0) goto failed;
+        if (done < 0) return NULL;
     }
-    if (read.first_id == NULL) {
-        read.first_id = Py_NewRef(nothing);
-        read.first_body = Py_NewRef(nothing);
-    }
-    return Py_BuildValue("(nOnNN)", (Py_ssize_t)(at - begin), partial ? Py_True : Py_False, read.passed, read.first_id,
-                         read.first_body);
-failed:
-    Py_XDECREF(read.first_id);
-    Py_XDECREF(read.first_body);
-    return NULL;
+    return Py_BuildValue("(nnn)", (Py_ssize_t)(at - begin), other, passed);
 }
 
 /* How many bytes the kernel took; 0 for none, whatever the reason: whoever writes the rest is told it. */
@@ -427,7 +481,10 @@ PyMODINIT_FUNC PyInit__fastpath(void) {
     nothing = PyBytes_FromStringAndSize(NULL, 0);
     zero = PyLong_FromLong(0);
     flush_name = PyUnicode_InternFromString("flush");
-    if (nothing == NULL || zero == NULL || flush_name == NULL || PyType_Ready(&FastPathType) < 0) return NULL;
+    on_message = PyUnicode_InternFromString("on_message");
+    first_heard = PyUnicode_InternFromString("first_heard");
+    first_body = PyUnicode_InternFromString("first_body");
+    if (!nothing || !zero || !flush_name || !on_message || !first_heard || !first_body || PyType_Ready(&FastPathType) < 0) return NULL;
     PyObject *module = PyModule_Create(&MODULE);
     if (module != NULL && PyModule_AddObjectRef(module, "FastPath", (PyObject *)&FastPathType) < 0) Py_CLEAR(module);
     return module;

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from typing import Any
 
 class FastPath:
@@ -17,12 +16,13 @@ class FastPath:
     def take(
         self,
         data: bytes,
+        at: int,
         prefix: bytes,
         feeds: dict[bytes, Any],
         dirty: dict[Any, None],
-        hear: Callable[[bytes, bytes], None],
+        hub: object,
         /,
-    ) -> tuple[int, bool, int, bytes, bytes]: ...
+    ) -> tuple[int, int, int]: ...
     def flush(self, sockets: dict[Any, None], /) -> None: ...
 
 def send(fd: int, data: bytes, /) -> int: ...

@@ -41,22 +41,13 @@ class FastPath:
             Feed, Follower, member, Outbox, tuple(NOTED), MAX_UNSENT_BYTES, LONGEST, TRAIL
         )
 
-    def on_read(self, data: bytes, prefix: bytes) -> tuple[int, bool]:
-        """Hear all messages at the front of ``data``; each begins with ``prefix``.
-
-        Returns how many bytes they were, and whether what follows is the beginning of another.
-        """
+    def on_read(self, data: bytes, at: int, prefix: bytes) -> tuple[int, int]:
+        """Hear all messages from there on: :data:`~broker.redis.connection.OnRead`."""
         hub = self._hub
-        is_first = not hub.first_heard
-        taken, partial, passed, first_id, first_body = self._path.take(
-            data, prefix, hub.by_channel, hub.dirty, hub.on_message
-        )
-        if passed:
-            hub.counters.published += passed
-            hub.counters.delivered += passed
-            if is_first:
-                hub.first_heard, hub.first_body = first_id, first_body
-        return taken, partial
+        at, other, passed = self._path.take(data, at, prefix, hub.by_channel, hub.dirty, hub)
+        hub.counters.published += passed
+        hub.counters.delivered += passed
+        return at, other
 
     def flush(self, sockets: dict[Any, None]) -> None:
         """Write what each of them has to write, in one piece."""

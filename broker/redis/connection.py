@@ -30,10 +30,12 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 
 _NOTHING_YET: Final = object()
 
-MAX_BEGUN_BYTES: Final = 64 * 1024
-"""Of a message that has not all come. A longer one is parsed as it comes, no byte copied twice."""
+OnRead = Callable[[bytes, int, bytes], tuple[int, int]]
+"""Takes the messages in some bytes from an offset on, each of which begins with the last argument.
 
-OnRead = Callable[[bytes, bytes], tuple[int, bool]]
+Returns the offset of what follows, and its size if that is a whole reply of another kind; 0 when
+more has to come, and less when it cannot tell.
+"""
 
 _PUSHED: Final = 3
 """Words of a pub/sub message: kind, channel, payload."""
@@ -44,9 +46,8 @@ class RedisConnection(asyncio.Protocol):
 
     ``on_reply`` gets each reply, errors as exceptions; ``on_message`` instead each push of that
     ``kind``, with its channel and its payload; ``on_read_end`` is called after the last reply of
-    each read; ``on_lost`` once, at the end. ``on_read`` may take the messages at the front of a
-    read first: it gets the bytes, and how each of them begins, and returns how many bytes it took
-    and whether what follows them is the beginning of another.
+    each read; ``on_lost`` once, at the end. ``on_read`` may take whole reads: then it gets the
+    messages, and only what is none of them is parsed here.
     """
 
     def __init__(
@@ -120,18 +121,25 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand every complete reply on."""
-        if self._on_read is not None and not self._reader.has_data():
-            data = self._begun + data
-            taken, partial = self._on_read(data, self._prefix)
-            data = data[taken:]
-            if partial and len(data) < MAX_BEGUN_BYTES:
-                self._begun, data = data, b""
-            else:
-                self._begun = b""
-        if data:
+        if self._on_read is None:
             self._parse(data)
+        else:
+            self._take(self._begun + data, self._on_read)
         if self._on_read_end is not None:
             self._on_read_end()
+
+    def _take(self, data: bytes, on_read: OnRead) -> None:
+        """The parser gets whole replies only: nobody could see where what it has begun ends."""
+        at = 0
+        while at < len(data):
+            at, other = on_read(data, at, self._prefix)
+            if other < 0:
+                self._on_read, other = None, len(data) - at
+            if not other:
+                break
+            self._parse(data[at : at + other])
+            at += other
+        self._begun = data[at:]
 
     def _parse(self, data: bytes) -> None:
         reader, on_reply, on_message = self._reader, self._on_reply, self._on_message

@@ -27,6 +27,7 @@ from tests.mission_critical.test_g1_published_once import opened, thought
 from tests.support.clients import Client, live_connection
 from tests.support.commandstats import commands
 from tests.support.limits import refusal, without_rounds
+from tests.support.pushes import push
 from tests.support.servers import Redis, running_fleet, running_redis, token
 
 CLIENTS = 20
@@ -123,9 +124,7 @@ async def test_a_resume_takes_one_command_more(
 def wire(channel: bytes, prev: bytes, event_id: bytes, body: bytes) -> bytes:
     """A live message as Redis sends it."""
     words = head(Owner("", "alice"), "t", "r")
-    message = b"%b %b %b 7 agent_thinking\n%b" % (event_id, prev, words, body)
-    parts = (b"message", channel, message)
-    return b"*3\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+    return push(channel, b"%b %b %b 7 agent_thinking\n%b" % (event_id, prev, words, body))
 
 
 async def test_a_delivery_takes_few_calls_and_leaves_nothing_behind(gateway: Gateway) -> None:

@@ -20,6 +20,7 @@ from broker.redis.log import Text
 from gateway.app import Gateway
 from tests.integration.sdk_rig import faulty_network
 from tests.support.clients import Client, Frame, live_connection, lose_live
+from tests.support.pushes import listen_in
 from tests.support.slow_reader import slow_reader
 
 pytestmark = pytest.mark.timeout(300)
@@ -106,19 +107,17 @@ def late(
     lost: Callable[[bytes], bool] = lambda _message: False,
 ) -> None:
     """Everything that this gateway hears, it hears so much later, in order; some of it, never."""
-    connection, loop = live_connection(gateway), asyncio.get_running_loop()
-    deliver, flush = connection._on_message, gateway.node.relay.flush
-    assert deliver is not None
+    loop, flush = asyncio.get_running_loop(), gateway.node.relay.flush
 
-    def tell(channel: bytes, message: bytes) -> None:
-        deliver(channel, message)
+    def tell(deliver: Callable[[], object]) -> None:
+        deliver()
         flush()
 
-    def hear(channel: bytes, message: bytes) -> None:
+    def hear(message: bytes, deliver: Callable[[], object]) -> None:
         if not lost(message):
-            loop.call_later(seconds, tell, channel, message)
+            loop.call_later(seconds, tell, deliver)
 
-    monkeypatch.setattr(connection, "_on_message", hear)
+    listen_in(live_connection(gateway), monkeypatch, hear)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -15,6 +15,7 @@ import pytest
 from broker.redis.connection import RedisConnection
 from broker.redis.subscriber import Subscriber
 from gateway.app import Gateway
+from tests.support.pushes import listen_in
 from tests.support.servers import token as make_token
 
 Frame = dict[str, Any]
@@ -250,12 +251,9 @@ def lose_live(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, lost: Callable[[bytes], bool]
 ) -> None:
     """Lose those live messages on their way to the gateway of which ``lost`` says so."""
-    connection = live_connection(gateway)
-    deliver = connection._on_message
-    assert deliver is not None
 
-    def lossy(channel: bytes, message: bytes) -> None:
+    def hear(message: bytes, deliver: Callable[[], object]) -> None:
         if not lost(message):
-            deliver(channel, message)
+            deliver()
 
-    monkeypatch.setattr(connection, "_on_message", lossy)
+    listen_in(live_connection(gateway), monkeypatch, hear)

@@ -20,10 +20,13 @@ from broker.codec import NO_ID, Entry, from_live, from_log
 from broker.cursor import ZERO, Cursor
 from broker.events import encode, encode_delta
 from broker.replay import Follower
+from gateway.fastpath import NEVER, FastPath
 from gateway.feed import Feed, Joining, Member, Missed
 from gateway.hub import MAX_EARLY_DELTAS, TAKEN_OVER, Hub
 from gateway.outbox import MAX_UNSENT_BYTES, Outbox
 from gateway.wires import WEBSOCKET, WEBSOCKET_LEGACY
+from tests.support.fastpath import BUILT_HERE
+from tests.support.pushes import PREFIX, push
 
 pytestmark = pytest.mark.timeout(300)  # seconds; a busy machine takes its time over schedules
 
@@ -33,8 +36,22 @@ CHANNEL = Keys().channel(Owner("", "alice"), Scope.USER)
 ALICE, MALLORY = b":alice", b":mallory"
 
 
+@pytest.fixture(
+    autouse=True, scope="module", params=["in Python", pytest.param("in C", marks=BUILT_HERE)]
+)
+def way(request: pytest.FixtureRequest) -> None:
+    """Which way live messages go in the tests of this module: all of it holds on both."""
+    Socket.fast = request.param == "in C"
+
+
 class Socket:
     """A member that keeps what it was sent."""
+
+    __slots__ = (
+        "_closing", "_fd", "floors", "frames", "lifecycle_only", "outbox", "owner", "thread",
+        "whole", "wire",
+    )  # fmt: skip
+    fast = False
 
     def __init__(
         self,
@@ -50,6 +67,7 @@ class Socket:
         self.whole = thread is None and not lifecycle_only and not legacy
         self.outbox = Outbox()
         self.floors: dict[bytes, int] | None = None
+        self._fd, self._closing = NEVER, False
         self.frames: list[dict[str, Any]] = []
 
     def got(self) -> list[dict[str, Any]]:
@@ -143,9 +161,15 @@ def opened(*sockets: Socket) -> tuple[Hub, Feed, Recorder]:
     return hub, feed, needs
 
 
-def hear(hub: Hub, *messages: bytes) -> None:
-    for message in messages:
-        hub.on_message(CHANNEL.live, message)
+def hear(hub: Hub, *messages: bytes, channel: bytes = CHANNEL.live) -> None:
+    """All of them in one read."""
+    if Socket.fast:
+        data = b"".join(push(channel, message) for message in messages)
+        path = FastPath(hub, member=Socket)
+        assert path.on_read(data, 0, PREFIX) == (len(data), 0)
+    else:
+        for message in messages:
+            hub.on_message(channel, message)
     hub.read_ended()
 
 
@@ -167,7 +191,7 @@ def test_a_feed_is_found_by_its_channel_until_it_is_removed() -> None:
 def test_a_channel_that_nobody_listens_to_is_ignored() -> None:
     """Messages still under way after an unsubscription hurt nobody; a probe's is for the shell."""
     hub, _, needs = opened()
-    hub.on_message(b"rc:{1}:live:user::bob", event(1))
+    hear(hub, event(1), channel=b"rc:{1}:live:user::bob")
     assert hub.counters.published == 0
     assert needs.asked == [("unclaimed", b"rc:{1}:live:user::bob", event(1))]
 
@@ -228,12 +252,10 @@ def test_many_readers_get_what_one_read_brought_in_one_piece() -> None:
     legacy, stalled = Socket(legacy=True), Socket()
     stalled.outbox.stalled = True
     hub, _, needs = opened(plain, thread, legacy, stalled)
-    for message in (
-        event(1), event(2, thread="t2"), event(3), piece(0, "a"), event(4), event(5),
+    hear(
+        hub, event(1), event(2, thread="t2"), event(3), piece(0, "a"), event(4), event(5),
         event(6, kind="agent_completed"), event(7),
-    ):  # fmt: skip
-        hub.on_message(CHANNEL.live, message)
-    hub.read_ended()
+    )  # fmt: skip
     hub.read_ended()
     order = [frame.get("id", "text") for frame in plain.got()]
     assert order == ["1-0", "2-0", "3-0", "text", "4-0", "5-0", "6-0", "7-0"]
@@ -685,9 +707,7 @@ class House:
 
     def deliver(self, most: int = 1) -> None:
         """One read of the wire."""
-        for _ in range(min(most, len(self.wire))):
-            self.hub.on_message(CHANNEL.live, self.wire.popleft())
-        self.hub.read_ended()
+        hear(self.hub, *(self.wire.popleft() for _ in range(min(most, len(self.wire)))))
 
     def drop(self) -> None:
         if self.wire:
