@@ -139,6 +139,7 @@ class Node:
         self.relay.on_heard = self._on_heard
         self.relay.on_latency = self.meters.heard
         self.relay.on_stages = self.meters.staged
+        self.relay.stages_wanted = STAGES_PER_TURN
         self.probe.on_trip = self.meters.probe.observe
 
     # --- life

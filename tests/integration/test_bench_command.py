@@ -94,6 +94,15 @@ def left_behind(url: str, pattern: str = f"{PREFIX}:*bench-*") -> list[str]:
         return [*redis.scan_iter(pattern), *(field for field in counts if "bench" in field)]
 
 
+async def nothing_left(url: str, pattern: str = f"{PREFIX}:*bench-*") -> None:
+    """Wait for it: that its sockets are gone is told a moment later."""
+    await asyncio.to_thread(
+        wait_until,
+        lambda: left_behind(url, pattern) == [],
+        what=f"{left_behind(url, pattern)} goes",
+    )
+
+
 def published(url: str) -> list[int]:
     """Of each of the bench's users, how many events are in the log."""
     with Connection.from_url(url) as redis:
@@ -141,7 +150,7 @@ class TestAnInstallation:
         gateway = fleet.processes[0].popen.pid
         assert told["gateway"] == f"process {gateway} on this machine"
         assert "Real load on ws://" in run.err
-        assert left_behind(fleet.redis.url) == []
+        await nothing_left(fleet.redis.url)
 
     async def test_it_is_not_driven_beyond_what_is_allowed(self, settings: dict[str, str]) -> None:
         arguments = ("--only", "throughput", "--most-rate", "40", "--json")
@@ -162,8 +171,8 @@ class TestAnInstallation:
         assert "Stopped" in run.err
         assert run.out == ""
         assert not psutil.wait_procs(children, timeout=30)[1]
-        assert left_behind(fleet.redis.url) == []
-        assert left_behind(fleet.redis.url, f"{PREFIX}:*:leases") == []
+        await nothing_left(fleet.redis.url)
+        await nothing_left(fleet.redis.url, f"{PREFIX}:*:leases")
 
 
 class TestItsOwnGateway:
