@@ -1,8 +1,9 @@
 """Periodic work of one process is done in the same moments.
 
 To wake up costs a process more than most of what it wakes up for: its code and data have left the
-caches by then. So whatever goes by the clock waits for the next beat of its period; all beats of
-one process fall together, and what is asked of Redis in one moment leaves in one write.
+caches by then. So whatever goes by the clock waits for the next beat of its period, and all beats
+of one process fall together. Those of a second can be had a quarter or more later: what takes a
+while is not all done in the same moment, or an event would wait for all of it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ def seconds_until(period: float, now: float, phase: float = _PHASE) -> float:
     return left if left >= period / 2 else left + period
 
 
-async def beat(period: float) -> float:
-    """Return at the next beat, with how many seconds too late that is."""
+async def beat(period: float, *, after: float = 0.0) -> float:
+    """Return at the next beat, with how many seconds too late that is.
+
+    ``after``: so many seconds later than others of this period have theirs.
+    """
     clock = asyncio.get_running_loop().time
     now = clock()
-    left = seconds_until(period, now)
+    left = seconds_until(period, now - after)
     await asyncio.sleep(left)
     return max(0.0, clock() - now - left)

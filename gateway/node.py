@@ -66,7 +66,7 @@ read and answer frames as fast as they come would hold up everybody else."""
 LAGS_PER_SECOND: Final = 4
 """How often it is looked how late the event loop is."""
 
-BEATS_AT_ONCE: Final = 16
+BEATS_AT_ONCE: Final = 8
 """Each heartbeat is a write to the kernel: no event waits for all of a second's."""
 
 EXPIRY_GRACE_SECONDS: Final = 25.0
@@ -342,7 +342,7 @@ class Node:
                 pass  # readiness tells, and so does the connection's log
             except ResponseError as error:
                 log.warning("report_refused", why=str(error))
-            await beat(REPORT_SECONDS)
+            await beat(REPORT_SECONDS, after=0.5)
 
     async def _count_latencies(self) -> None:
         for _ in self.meters.count():

@@ -64,7 +64,7 @@ class Probe:
         """Probe until cancelled; a deaf connection is dropped for a new one."""
         while True:
             await self._probe_all()
-            await beat(AGAIN_SECONDS if any(self._misses.values()) else PROBE_SECONDS)
+            await beat(AGAIN_SECONDS if any(self._misses.values()) else PROBE_SECONDS, after=0.5)
 
     async def _probe_all(self) -> None:
         by_server: dict[Hashable, list[bytes]] = defaultdict(list)

@@ -35,7 +35,7 @@ RECENT_SECONDS: Final = 30.0
 the sockets: one that an order has missed there is still found by it."""
 
 
-BATCH: Final = 32
+BATCH: Final = 16
 """Sockets whose records are asked for at a time: to pack and read more would hold up all events."""
 
 
@@ -89,7 +89,7 @@ class Revocations:
     async def sweep_for_ever(self, turns: Iterable[Collection[Connection]]) -> None:
         """Sweep one group after the other, one each second, until cancelled."""
         for group in turns:
-            await beat(1.0)
+            await beat(1.0, after=0.5)
             sockets = list(group)
             try:
                 for at in range(0, len(sockets), BATCH):

@@ -75,7 +75,7 @@ class Sweeper:
                 log.debug("sweep_failed", why=str(error))
             except ResponseError as error:
                 log.warning("sweep_failed", why=str(error))
-            await beat(TICK_SECONDS)
+            await beat(TICK_SECONDS, after=0.75)
 
     def _note_answer(self) -> None:
         now = asyncio.get_running_loop().time()

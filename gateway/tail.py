@@ -44,7 +44,7 @@ class TailCheck:
         """Check until cancelled; while Redis is away there is nothing to compare with."""
         tick = 0
         while True:
-            await beat(TICK_SECONDS)
+            await beat(TICK_SECONDS, after=0.25)
             tick = (tick + 1) % IDLE_TICKS
             feeds = [feed for feed in self._relay.hub.feeds() if _is_due(feed, tick)]
             try:
