@@ -68,7 +68,7 @@ class Owner(NamedTuple):
     @property
     def token(self) -> str:
         """The owner as one word of an event's header: unambiguous, without spaces."""
-        return f"{encode_id(self.tenant)}:{encode_id(self.user)}"
+        return _named(self)[0]
 
     @property
     def pseudonym(self) -> str:
@@ -92,6 +92,13 @@ class Owner(NamedTuple):
         """The inverse of :attr:`token`."""
         tenant, _, user = token.partition(":")
         return cls(decode_id(tenant), decode_id(user))
+
+
+@lru_cache(maxsize=4096)
+def _named(owner: Owner) -> tuple[str, int]:
+    """The owner's token, and its checksum: all keys of one connect ask for them."""
+    token = f"{encode_id(owner.tenant)}:{encode_id(owner.user)}"
+    return token, zlib.crc32(token.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +154,7 @@ class Keys:
 
     def partition(self, owner: Owner) -> int:
         """The hash tag of all of an owner's keys: stable for a given number of partitions."""
-        return zlib.crc32(owner.token.encode()) % self.partitions
+        return _named(owner)[1] % self.partitions
 
     def channel(self, owner: Owner, scope: Scope, name: str = "") -> Channel:
         """``name`` is the thread, run or connection id; empty for the user's channel."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from broker.redis.connection import OnRead
 from broker.replay import LONGEST, TRAIL, Follower
@@ -66,8 +66,8 @@ def number_of(transport: asyncio.Transport) -> int:
     """Of the socket to :func:`send` to; :data:`NEVER` when it must be left to the transport."""
     if not BUILT or transport.get_extra_info("sslcontext") is not None:
         return NEVER
-    socket: Any = transport.get_extra_info("socket")
-    return NEVER if socket is None else int(socket.fileno())
+    socket = transport.get_extra_info("socket")
+    return NEVER if socket is None else cast("int", socket.fileno())
 
 
 def send(number: int, data: bytes) -> int:
