@@ -10,10 +10,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from broker.channels import Keys, Owner, Scope
 from broker.events import AGENT_THINKING, encode
+from broker.redis.connection import RedisConnection
+from gateway.fastpath import NEVER, FastPath
 from gateway.feed import Member
 from gateway.hub import Hub, Needs
 from gateway.outbox import Outbox
 from gateway.wires import WEBSOCKET, Wire
+from tests.support.fastpath import BUILT_HERE
+from tests.support.pushes import KIND, push
 
 CHANNEL = Keys().channel(Owner("", "alice"), Scope.USER)
 BODY = encode(
@@ -28,7 +32,7 @@ BODY = encode(
 )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Socket:
     """A member of a channel whose outbox is emptied by nobody else."""
 
@@ -39,6 +43,8 @@ class Socket:
     whole: bool = True
     outbox: Outbox = field(default_factory=Outbox)
     floors: dict[bytes, int] | None = None
+    _fd: int = NEVER
+    _closing: bool = False
 
 
 class NoNeeds:
@@ -68,6 +74,7 @@ def bench_deliver(benchmark: BenchmarkFixture, sockets: int) -> None:
 
     def deliver() -> None:
         hub.on_message(CHANNEL.live, next(live))
+        hub.read_ended()
         hub.first_heard = b""
         hub.dirty.clear()
         for member in members:
@@ -75,3 +82,44 @@ def bench_deliver(benchmark: BenchmarkFixture, sockets: int) -> None:
 
     benchmark(deliver)
     assert hub.counters.delivered == hub.counters.published * sockets
+
+
+@pytest.mark.parametrize("way", ["Python", pytest.param("C", marks=BUILT_HERE)])
+def bench_read_of_100(benchmark: BenchmarkFixture, way: str) -> None:
+    """From Redis' bytes to outboxes, of a hundred users with a socket each."""
+    hub = Hub(cast("Needs", NoNeeds()))
+    channels = [Keys().channel(Owner("", f"user-{index}"), Scope.USER) for index in range(100)]
+    members: list[Member] = []
+    for channel in channels:
+        feed = hub.add(channel)
+        feed.follower.level = True
+        members.append(Socket(owner=feed.owner))
+        feed.live[members[-1]] = None
+    path = FastPath(hub, member=Socket) if way == "C" else None
+    connection = RedisConnection(
+        lambda _reply: None, lambda _why: None, hub.read_ended,
+        kind=KIND, on_message=hub.on_message, on_read=path.on_read if path else None,
+    )  # fmt: skip
+
+    def reads() -> Iterator[bytes]:
+        for at in count(1):
+            words = (at, at - 1)
+            yield b"".join(
+                push(channel.live, b"%d-0 %d-0 :%b t r 7 agent_thinking\n%b" % (*words, name, BODY))
+                for channel, name in zip(channels, names, strict=True)
+            )
+
+    names = [channel.owner.user.encode() for channel in channels]
+    live = reads()
+
+    def deliver(data: bytes) -> None:
+        connection.data_received(data)
+        hub.first_heard = b""
+        hub.dirty.clear()
+        for member in members:
+            member.outbox.take()
+
+    benchmark.pedantic(  # type: ignore[no-untyped-call]  # the plugin's gap
+        deliver, setup=lambda: ((next(live),), {}), rounds=500
+    )
+    assert hub.counters.delivered == 500 * len(members)
