@@ -2,7 +2,8 @@
  *
  * What it does is what gateway/hub.py, outbox.py and connection.py do, on the same objects: it keeps nothing
  * of its own. An event that is in any way unusual, and everything that is no event, is handed to the hub, in its
- * turn. gateway/fastpath.py tells when this is used; tests/unit/test_fastpath.py compares both ways.
+ * turn. gateway/fastpath.py tells when this is used; tests/unit/test_fastpath.py compares both ways. It is one file,
+ * though long, for all of it stands between two lines of Python.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -249,7 +250,7 @@ static int number(const char **at, const char *end, Py_ssize_t *value) {
     if (after + 1 == end) return PART;
     if (after[1] != '\n') return OTHER;
     *value = 0;
-    for (const char *digit = *at; digit < after; digit++) *value = *value * 10 + (*digit - '0');
+    for (const char *each = *at; each < after; each++) *value = *value * 10 + (*each - '0');
     *at = after + 2;
     return ALL;
 }
