@@ -7,8 +7,10 @@ that take some of what they are sent.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -21,10 +23,11 @@ from broker.channels import Channel, Keys, Owner, Scope
 from broker.cursor import ZERO
 from broker.redis.connection import RedisConnection
 from broker.replay import Follower
-from gateway.fastpath import BUILT, NEVER, FastPath
+from gateway.fastpath import BUILT, NEVER, FastPath, number_of, send
 from gateway.feed import Feed, Member
 from gateway.hub import NOTED, Hub
 from gateway.outbox import MAX_UNSENT_BYTES, Outbox
+from gateway.secured import Secured
 from gateway.wires import WEBSOCKET
 from tests.support.fastpath import BUILDABLE, BUILT_HERE
 from tests.support.pushes import KIND, PREFIX, push
@@ -367,3 +370,37 @@ def test_an_error_of_a_socket_is_its_callers_to_see() -> None:
     member.outbox = None  # type: ignore[assignment]  # so that it fails
     with pytest.raises(AttributeError):
         flush(member)
+
+
+# --- which socket may be written to by its number
+
+
+class Below(asyncio.Transport):
+    """A transport of a real socket, as an event loop has it."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        super().__init__({"socket": peer})
+
+
+def test_a_plain_socket_is_written_to_by_its_number() -> None:
+    with pair() as (ours, peer):
+        number = number_of(Below(ours))
+        assert number == ours.fileno()
+        assert send(number, b"as it is") == 8
+        assert peer.recv(100) == b"as it is"
+
+
+def test_what_is_encrypted_never_goes_past_its_transport() -> None:
+    """Neither ours nor an event loop's own: what is below has a number all the same."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pair() as (ours, _):
+        secured = Secured(context, asyncio.Protocol())
+        secured.connection_made(Below(ours))
+        assert secured.get_extra_info("socket") is ours
+        assert number_of(secured) == NEVER
+        of_the_loop = asyncio.Transport({"socket": ours, "sslcontext": context})
+        assert number_of(of_the_loop) == NEVER
+
+
+def test_a_transport_without_a_socket_has_none() -> None:
+    assert number_of(asyncio.Transport()) == NEVER
