@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from broker.errors import BrokerUnavailable
 from broker.redis.address import parse
@@ -37,6 +38,46 @@ async def test_a_reply_that_looks_like_a_message_is_a_reply(client: RedisClient)
         ]
     )
     assert replies == [[None] * 3, b"one", 3, [b"message", b"c", b"p"], b"two", 1]
+
+
+WITH_ERRORS = [("ECHO", "one"), ("LPUSH", "a-text", "x"), ("INCR", "a-text"), ("ECHO", "two")]
+
+
+async def test_the_first_error_of_several_commands_is_raised(client: RedisClient) -> None:
+    """The replies of all the others are taken off the wire: nobody gets one of another's."""
+    await client.execute("SET", "a-text", "no number")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await client.execute_many(WITH_ERRORS)
+    assert await client.execute("ECHO", "after") == b"after"
+
+
+async def test_or_each_error_stands_where_its_reply_would(client: RedisClient) -> None:
+    await client.execute("SET", "a-text", "no number")
+    one, wrong, no_number, two = await client.submit_many(WITH_ERRORS, keep_errors=True)
+    assert (one, two) == (b"one", b"two")
+    assert str(wrong).startswith("WRONGTYPE")
+    assert "not an integer" in str(no_number)
+
+
+async def test_no_commands_have_no_replies(client: RedisClient) -> None:
+    assert await client.submit_many([]) == await client.execute_many([]) == []
+
+
+async def test_whoever_waits_for_several_may_stop_waiting(client: RedisClient) -> None:
+    """Law: cancelling abandons the future and nothing else."""
+    replies = client.submit_many([("ECHO", "one"), ("ECHO", "two")])
+    replies.cancel()
+    assert await client.execute("ECHO", "three") == b"three"
+
+
+async def test_several_commands_are_told_at_once_that_there_is_no_connection(
+    redis_url: str,
+) -> None:
+    lost = new_client(redis_url, name="never started")
+    with pytest.raises(BrokerUnavailable):
+        await lost.execute_many(WITH_ERRORS)
+    found = await lost.submit_many(WITH_ERRORS, keep_errors=True)
+    assert [type(each) for each in found] == [BrokerUnavailable] * 4
 
 
 async def test_messages_come_in_order_and_each_read_ends_once(

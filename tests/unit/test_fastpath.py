@@ -280,7 +280,8 @@ def test_nobody_gets_what_is_anothers() -> None:
     house = House(fast=True)
     house.sockets[0].owner = b":mallory"
     house.read(message("alice", 1))
-    house.read(message("bob", 1, to=CHANNELS[0], prev=1))
+    house.sockets[0].owner = b":bob"
+    house.read(message("bob", 2, to=CHANNELS[0]))
     assert [member.outbox.take() for member in house.sockets] == [b""] * len(house.sockets)
     assert house.hub.counters.isolation_violations == 2
 
