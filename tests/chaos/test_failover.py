@@ -218,7 +218,7 @@ async def test_a_server_that_a_sentinel_takes_for_the_master_and_is_none_is_not_
             sentinel.go_on()
         client = new_client(redis.url, name="test")
         try:
-            await client.start()
+            await client.start(timeout_seconds=30)  # those who go on are asked again and again
             await client.execute("SET", "where", "here", "EX", 60)
             assert promoted.command("GET", "where") == "here"
         finally:
