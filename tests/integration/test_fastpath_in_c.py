@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from gateway.fastpath import BUILT
 from tests.support.fastpath import BUILDABLE
 
 pytestmark = [
@@ -37,6 +38,11 @@ def compile_with(*options: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+def test_it_is_there_wherever_it_can_be_built() -> None:
+    """Everything else of it is left out where it is not."""
+    assert BUILT, "install again: pip install -e ."
 
 
 def test_the_compiler_has_nothing_to_say() -> None:
