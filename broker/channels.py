@@ -160,8 +160,9 @@ class Keys:
         """``name`` is the thread, run or connection id; empty for the user's channel."""
         if (scope is Scope.USER) != (name == ""):
             raise ValueError(f"a {scope} channel is named by its {scope} id, a user's by nothing")
-        partition = self.partition(owner)
-        tail = f"{scope}:{owner.token}" + (f":{encode_id(name)}" if name else "")
+        token, checksum = _named(owner)
+        partition = checksum % self.partitions
+        tail = f"{scope}:{token}:{encode_id(name)}" if name else f"{scope}:{token}"
         return Channel(
             owner=owner,
             scope=scope,
@@ -186,48 +187,43 @@ class Keys:
 
     def message(self, owner: Owner, message_id: str) -> bytes:
         """String: a client's message id → the run that it began."""
-        return self._key(self.partition(owner), "message", f"{owner.token}:{encode_id(message_id)}")
+        return self._owned("message", owner, encode_id(message_id))
 
     def thread(self, owner: Owner, thread_id: str) -> bytes:
         """List: a thread's open runs, oldest first."""
-        return self._key(self.partition(owner), "thread", f"{owner.token}:{encode_id(thread_id)}")
+        return self._owned("thread", owner, encode_id(thread_id))
 
     def runs(self, owner: Owner) -> bytes:
         """Sorted set: a user's open runs (0 waits for a worker, 1 has one); a tenant's, by age."""
-        return self._key(self.partition(owner), "runs", owner.token)
+        return self._owned("runs", owner)
 
     def threads(self, owner: Owner) -> bytes:
         """Sorted set: a user's threads, by when they were used last."""
-        return self._key(self.partition(owner), "threads", owner.token)
+        return self._owned("threads", owner)
 
     def seats(self, owner: Owner) -> bytes:
         """Hash: node id → how many connections a user, or a tenant, has at that gateway."""
-        return self._key(self.partition(owner), "seats", owner.token)
+        return self._owned("seats", owner)
 
     def bucket(self, owner: Owner, limit: str) -> bytes:
         """String: when a user's, or a tenant's, token bucket for `limit` will be full again."""
-        return self._key(self.partition(owner), "bucket", f"{owner.token}:{limit}")
+        return self._owned("bucket", owner, limit)
 
     def connection(self, owner: Owner, connection_id: str) -> bytes:
         """String: the hash of an isolated connection's secret, for taking it up again."""
-        return self._key(
-            self.partition(owner), "connection", f"{owner.token}:{encode_id(connection_id)}"
-        )
+        return self._owned("connection", owner, encode_id(connection_id))
 
     def turns(self, owner: Owner, connection_id: str) -> bytes:
         """Counter: how often an isolated connection was taken up."""
-        return self._key(
-            self.partition(owner), "turns", f"{owner.token}:{encode_id(connection_id)}"
-        )
+        return self._owned("turns", owner, encode_id(connection_id))
 
     def revoked_user(self, owner: Owner) -> bytes:
         """Hash: of this user, tokens issued before a moment do not count any more."""
-        return self._key(self.partition(owner), "revoked", f"user:{owner.token}")
+        return self._owned("revoked:user", owner)
 
     def revoked_token(self, tenant: str, jti: str) -> bytes:
         """Hash: a token of this tenant, by its ``jti``, does not count any more."""
-        named = Owner(tenant, jti)
-        return self._key(self.partition(named), "revoked", f"jti:{named.token}")
+        return self._owned("revoked:jti", Owner(tenant, jti))
 
     def ticket(self, digest: str) -> bytes:
         """String: who a ticket is for, by the ticket's SHA-256."""
@@ -296,6 +292,11 @@ class Keys:
     def run_counts(self) -> bytes:
         """Hash: how many runs ended, by agent and status, over the whole fleet."""
         return f"{self.prefix}:{{nodes}}:runs".encode()
+
+    def _owned(self, kind: str, owner: Owner, more: str = "") -> bytes:
+        token, checksum = _named(owner)
+        key = f"{self.prefix}:{{{checksum % self.partitions}}}:{kind}:{token}"
+        return f"{key}:{more}".encode() if more else key.encode()
 
     def _key(self, partition: int, kind: str, tail: str = "") -> bytes:
         key = f"{self.prefix}:{{{partition}}}:{kind}"

@@ -53,7 +53,7 @@ class Seats:
 
     def of(self, owner: Owner) -> int:
         """How many there are here, those on their way included."""
-        return self._sockets.of(owner) + self._arriving[owner]
+        return self._sockets.of(owner) + self._arriving.get(owner, 0)
 
     def arrive(self, owner: Owner) -> None:
         """A connection is on its way: many at once count as many. :meth:`arrived` follows."""

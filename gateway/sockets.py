@@ -71,7 +71,7 @@ class Sockets(Generic[S]):
 
     def of(self, owner: Owner) -> int:
         """How many are the owner's."""
-        return self._owners[owner]
+        return self._owners.get(owner, 0)
 
     def add(self, socket: S) -> None:
         """A socket is there."""
