@@ -96,7 +96,10 @@ def main() -> int:
     facts = machine.facts()
     found = {**facts, "quick": asked.quick, **measure(names, quick=asked.quick, console=console)}
     if not asked.scenario or "micro" in asked.scenario:
-        found["micro"] = micro_suite.run(quick=asked.quick, console=console)
+        try:
+            found["micro"] = micro_suite.run(quick=asked.quick, console=console)
+        except RuntimeError as error:  # told like a scenario's: the others' figures are kept
+            found["failed"]["micro"] = str(error)
     show(found, console)
     path = store(found)
     console.print(f"Stored in {path.relative_to(machine.ROOT)}.")

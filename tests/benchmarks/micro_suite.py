@@ -17,7 +17,7 @@ MOST_SECONDS = 180
 
 
 def run(*, quick: bool, console: Console) -> dict[str, Any]:
-    """Benchmark → nanoseconds a call: median, and lowest."""
+    """Benchmark → nanoseconds a call: median, and lowest. ``RuntimeError`` when one failed."""
     console.print("[bold]micro[/]: single functions …")
     with TemporaryDirectory() as name:
         path = Path(name) / "micro.json"
@@ -33,7 +33,7 @@ def run(*, quick: bool, console: Console) -> dict[str, Any]:
         )  # fmt: skip
         if done.returncode:
             console.print(done.stdout, markup=False)
-            return {}
+            raise RuntimeError("a micro benchmark failed, see above")
         stored = json.loads(path.read_text(encoding="utf-8"))
     found = {
         each["name"].removeprefix("bench_"): {
