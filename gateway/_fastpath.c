@@ -65,7 +65,7 @@ static const struct {
     {OUTBOX, "stalled", offsetof(FastPath, outbox.stalled)},
 };
 
-static PyObject *nothing, *zero, *flush_name, *on_message, *first_heard, *first_body;
+static PyObject *nothing, *zero, *flush_name, *on_message, *dirty_name, *first_heard, *first_body;
 
 enum { ID = 0, PREV = 1, OWNER = 2, TYPE = 6, WORDS = 7 }; /* of a header: broker/codec.py */
 
@@ -302,18 +302,30 @@ static int reply(const char **at, const char *end, int depth) {
     }
 }
 
-PyDoc_STRVAR(take_doc, "take(data, at, prefix, feeds, dirty, hub) -> (at, other, passed)");
+/* The sockets that have something to write, as a new reference. */
+static PyObject *dirty_of(PyObject *hub) {
+    PyObject *dirty = PyObject_GetAttr(hub, dirty_name);
+    if (dirty != NULL && !PyDict_CheckExact(dirty)) {
+        Py_CLEAR(dirty);
+        PyErr_Format(PyExc_TypeError, "dirty is a dict");
+    }
+    return dirty;
+}
+
+PyDoc_STRVAR(take_doc, "take(data, at, prefix, feeds, hub) -> (at, other, passed)");
 
 static PyObject *take(FastPath *path, PyObject *const *args, Py_ssize_t count) {
-    if (count != 6 || !PyBytes_CheckExact(args[0]) || !PyLong_CheckExact(args[1]) || !PyBytes_CheckExact(args[2]) ||
-        !PyDict_CheckExact(args[3]) || !PyDict_CheckExact(args[4]))
-        return PyErr_Format(PyExc_TypeError, "take(bytes, int, bytes, dict, dict, hub)");
-    PyObject *feeds = args[3], *dirty = args[4], *hub = args[5];
+    if (count != 5 || !PyBytes_CheckExact(args[0]) || !PyLong_CheckExact(args[1]) || !PyBytes_CheckExact(args[2]) ||
+        !PyDict_CheckExact(args[3]))
+        return PyErr_Format(PyExc_TypeError, "take(bytes, int, bytes, dict, hub)");
+    PyObject *feeds = args[3], *hub = args[4];
     Span prefix = {PyBytes_AS_STRING(args[2]), PyBytes_GET_SIZE(args[2])};
     const char *begin = PyBytes_AS_STRING(args[0]), *end = begin + PyBytes_GET_SIZE(args[0]);
     Py_ssize_t start = PyLong_AsSsize_t(args[1]), passed = 0, other = 0;
     if (start < 0 || start > end - begin) return PyErr_Format(PyExc_ValueError, "it begins outside of the data");
     const char *at = begin + start;
+    PyObject *dirty = dirty_of(hub);
+    if (dirty == NULL) return NULL;
     while (at < end) {
         const char *next = at;
         Span channel = {NULL, 0}, message = {NULL, 0};
@@ -333,7 +345,7 @@ static PyObject *take(FastPath *path, PyObject *const *args, Py_ssize_t count) {
         }
         at = next;
         PyObject *live = PyBytes_FromStringAndSize(channel.at, channel.size);
-        if (live == NULL) return NULL;
+        if (live == NULL) goto failed;
         PyObject *feed = PyDict_GetItemWithError(feeds, live);
         int done = PyErr_Occurred() ? -1 : 0;
         if (feed != NULL && Py_TYPE(feed) == path->classes[FEED])
@@ -345,12 +357,18 @@ static PyObject *take(FastPath *path, PyObject *const *args, Py_ssize_t count) {
             if (text != NULL) heard = PyObject_CallMethodObjArgs(hub, on_message, live, text, NULL);
             Py_XDECREF(text);
             Py_XDECREF(heard);
-            if (heard == NULL) done = -1;
+            Py_DECREF(dirty); /* whatever was done there may have flushed: then it is another one */
+            dirty = heard == NULL ? NULL : dirty_of(hub);
+            if (dirty == NULL) done = -1;
         }
         Py_DECREF(live);
-        if (done < 0) return NULL;
+        if (done < 0) goto failed;
     }
+    Py_DECREF(dirty);
     return Py_BuildValue("(nnn)", (Py_ssize_t)(at - begin), other, passed);
+failed:
+    Py_XDECREF(dirty);
+    return NULL;
 }
 
 /* How many bytes the kernel took; 0 for none, whatever the reason: whoever writes the rest is told it. */
@@ -483,9 +501,12 @@ PyMODINIT_FUNC PyInit__fastpath(void) {
     zero = PyLong_FromLong(0);
     flush_name = PyUnicode_InternFromString("flush");
     on_message = PyUnicode_InternFromString("on_message");
+    dirty_name = PyUnicode_InternFromString("dirty");
     first_heard = PyUnicode_InternFromString("first_heard");
     first_body = PyUnicode_InternFromString("first_body");
-    if (!nothing || !zero || !flush_name || !on_message || !first_heard || !first_body || PyType_Ready(&FastPathType) < 0) return NULL;
+    if (!nothing || !zero || !flush_name || !on_message || !dirty_name || !first_heard || !first_body ||
+        PyType_Ready(&FastPathType) < 0)
+        return NULL;
     PyObject *module = PyModule_Create(&MODULE);
     if (module != NULL && PyModule_AddObjectRef(module, "FastPath", (PyObject *)&FastPathType) < 0) Py_CLEAR(module);
     return module;

@@ -19,7 +19,6 @@ class FastPath:
         at: int,
         prefix: bytes,
         feeds: dict[bytes, Any],
-        dirty: dict[Any, None],
         hub: object,
         /,
     ) -> tuple[int, int, int]: ...

@@ -3,7 +3,7 @@
 What it does is what the first branch of :meth:`~gateway.hub.Hub.on_message`, an outbox and
 :meth:`~gateway.connection.Connection.flush` do, on the same objects, and it keeps nothing of its
 own. Everything else it hands to them, and where it could not be built they do all of it: the same
-events get to the same sockets, for about a third more of the processor's time.
+events get to the same sockets, for half as much processor time again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FastPath:
     def on_read(self, data: bytes, at: int, prefix: bytes) -> tuple[int, int]:
         """Hear all messages from there on: :data:`~broker.redis.connection.OnRead`."""
         hub = self._hub
-        at, other, passed = self._path.take(data, at, prefix, hub.by_channel, hub.dirty, hub)
+        at, other, passed = self._path.take(data, at, prefix, hub.by_channel, hub)
         hub.counters.published += passed
         hub.counters.delivered += passed
         return at, other

@@ -282,6 +282,21 @@ def test_nobody_gets_what_is_anothers() -> None:
     assert house.hub.counters.isolation_violations == 2
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_what_comes_after_somebody_flushed_is_flushed_as_well(*, fast: bool) -> None:
+    """In the middle of a read: then it is for the next flush."""
+    house = House(fast=fast)
+    flushed: list[object] = []
+
+    def flush_now(*_: object) -> None:
+        flushed.extend(house.hub.dirty)
+        house.hub.dirty = {}
+
+    house.needs.unclaimed = flush_now  # type: ignore[attr-defined]  # as any of its words
+    house.read(message("alice", 1) + push(b"rc:{0}:probe:me", b"probe") + message("alice", 2))
+    assert flushed == list(house.hub.dirty) == [house.sockets[0]]
+
+
 class _Bare:
     """Has none of what is needed."""
 
