@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ PUBLIC_KEY_ALGORITHMS: Final = tuple(
     name for kind, names in KINDS.items() if kind != "secret" for name in names
 )
 
+_HASHES: Final[Mapping[str, str]] = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
+"""RFC 7518 section 3.2."""
+
 _VERIFIERS: Final = get_default_algorithms()
 _HMAC: Final = HMACAlgorithm(HMACAlgorithm.SHA256)
 
@@ -71,6 +75,10 @@ class Key:
 
     def verifies(self, algorithm: str, signed: bytes, signature: bytes) -> bool:
         """Whether it made this signature. ``algorithm`` is one of its own."""
+        hashed = _HASHES.get(algorithm)
+        if hashed is not None:  # in one step: every new token of a storm of connects comes here
+            made = hmac.digest(self.material, signed, hashed)
+            return hmac.compare_digest(made, signature)
         return _VERIFIERS[algorithm].verify(signed, self.material, signature)
 
 

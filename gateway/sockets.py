@@ -78,8 +78,9 @@ class Sockets(Generic[S]):
         self._group(socket).add(socket)
         for owner in _owners(socket):
             self._owners[owner] += 1
-        self.there[_kind(socket)] += 1
-        self.came[_kind(socket)] += 1
+        kind = _kind(socket)
+        self.there[kind] += 1
+        self.came[kind] += 1
 
     def discard(self, socket: S) -> None:
         """A socket is gone; twice is once."""

@@ -145,23 +145,54 @@ class DockerFleet:
             raise Failed(f"{failed}\n{self.compose('logs', '--tail', '15')}") from None
 
     def down(self) -> None:
-        """``make down``, with its data."""
-        self.run("make", "down", "ARGS=--volumes")
+        """``make down``, with its data.
+
+        An engine sometimes keeps an endpoint of a container that it has removed, and with it the
+        network (moby issues 17217 and 33156): such endpoints are taken away, and it is tried again.
+        """
+        failed = None
+        try:
+            self.run("make", "down", "ARGS=--volumes")
+        except Failed as error:
+            failed = error
+        if self._disconnect_removed():
+            self.run("make", "down", "ARGS=--volumes")
+        elif failed is not None:
+            raise failed
+
+    def _disconnect_removed(self) -> list[str]:
+        """Endpoints that were left in this project's networks by containers that are gone."""
+        there = set(self.docker("ps", "--all", "--quiet", "--no-trunc").split())
+        networks = self.docker("network", "ls", "--quiet", "--filter", self._mine).split()
+        found = json.loads(self.docker("network", "inspect", *networks)) if networks else []
+        left = [
+            (network["Id"], endpoint["Name"])
+            for network in found
+            for container, endpoint in network["Containers"].items()
+            if container not in there
+        ]
+        for network, name in left:
+            self.docker("network", "disconnect", "--force", network, name)
+        return [name for _, name in left]
+
+    @property
+    def _mine(self) -> str:
+        """What the engine's lists are filtered by."""
+        return f"label=com.docker.compose.project={self.project}"
 
     def left(self) -> list[str]:
         """Everything of this project that the engine knows."""
-        mine = f"label=com.docker.compose.project={self.project}"
         return [
             line
             for kind in (("ps", "--all"), ("network", "ls"), ("volume", "ls"))
-            for line in self.docker(*kind, "--quiet", "--filter", mine).split()
+            for line in self.docker(*kind, "--quiet", "--filter", self._mine).split()
         ]
 
     # --- containers
 
     def containers(self, service: str = "") -> dict[str, Any]:
         """Name → what ``docker inspect`` tells, of those that run."""
-        wanted = ["--filter", f"label=com.docker.compose.project={self.project}"]
+        wanted = ["--filter", self._mine]
         if service:
             wanted += ["--filter", f"label=com.docker.compose.service={service}"]
         ids = self.docker("ps", "--quiet", *wanted).split()

@@ -19,7 +19,10 @@
  *   await COUNT MS        answers as "report" once COUNT events came since the mark, or MS have passed
  *   report                what came since the mark
  *   quit
- * Latencies are counted in logarithmic buckets less than 1.6 % wide.
+ * An event is there when the kernel has it for the client (SO_TIMESTAMPNS), not when this process comes to
+ * read it: clients have machines of their own, these share theirs with what is measured. Of several events
+ * in one read it is when the last of them came. Latencies are counted in logarithmic buckets less than 1.6 %
+ * wide.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -231,14 +234,29 @@ static void find_ready(connection *at, const char *bytes, size_t length) {
     memcpy(at->tail, joined + length - at->tail_held, at->tail_held);
 }
 
+/* Reads; ``clock`` is when what was read last had come, by the same clock as the events' own times. */
+static ssize_t take(int fd, char *buffer, size_t size, int64_t *clock) {
+    union { char bytes[CMSG_SPACE(sizeof(struct timespec))]; struct cmsghdr aligned; } told;
+    struct iovec into = {.iov_base = buffer, .iov_len = size};
+    struct msghdr message = {.msg_iov = &into, .msg_iovlen = 1, .msg_control = told.bytes, .msg_controllen = sizeof told};
+    ssize_t got = recvmsg(fd, &message, 0);
+    struct cmsghdr *first = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (first && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_TIMESTAMPNS) {
+        struct timespec came;
+        memcpy(&came, CMSG_DATA(first), sizeof came);
+        *clock = came.tv_sec * 1000000000LL + came.tv_nsec;
+    } else *clock = now(CLOCK_REALTIME); /* of a segment that was under way when the socket was asked to tell */
+    return got;
+}
+
 static void hear(connection *at, int index) {
     static char buffer[READ_BYTES];
-    ssize_t got = read(at->fd, buffer, sizeof buffer);
+    int64_t clock;
+    ssize_t got = take(at->fd, buffer, sizeof buffer, &clock);
     if (got < 0 && errno == EAGAIN) return;
     if (got <= 0) { lose(at, "closed", 6); return; }
     bytes_read += (uint64_t)got, reads++;
     last_at = now(CLOCK_MONOTONIC);
-    int64_t clock = now(CLOCK_REALTIME);
     const char *from = buffer;
     size_t length = (size_t)got;
     if (!at->answered) {
@@ -265,6 +283,7 @@ static void start(int index) {
     at->began = now(CLOCK_MONOTONIC);
     int one = 1;
     setsockopt(at->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    setsockopt(at->fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);
     at->is = CONNECTING;
     in_flight++;
     if (at->fd < 0 || (connect(at->fd, (void *)&address, sizeof address) && errno != EINPROGRESS)) {
