@@ -1,4 +1,4 @@
-"""A token's three parts (JWS Compact Serialization, RFC 7515 section 7.1), before anything is verified.
+"""A token's three parts (RFC 7515 section 7.1), before anything of it is verified.
 
 Every new token of a storm of connects comes through here, so it is done by what is compiled: one
 pattern, one decoding of each part, and headers, of which a login service has a few, read once.
