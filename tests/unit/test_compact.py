@@ -45,6 +45,9 @@ def tokens(draw: st.DrawFn) -> bytes:
 @example(b"")
 @example(b"..")
 @example(spelled(b"{}") + b".e30.AB")  # trailing bits that say nothing
+@example(b"e30=.e30=.AAAA")
+@example(b"e30==.e30.AAAA")
+@example(b"e30.e30==.AAAA")
 @example(spelled(b"{}") + b"..AA")
 @example(spelled(b"[" * 6000) + b"..AA")
 def test_what_it_consists_of(token: bytes) -> None:
