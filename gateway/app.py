@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
@@ -35,19 +34,18 @@ from gateway.http_api import (
     readyz,
     stats,
 )
+from gateway.listening import Listening
 from gateway.node import Node
 from gateway.problems import as_problems
 from gateway.readings import of_process
 from gateway.siblings import Place, Siblings
 from gateway.tls import Certificate
-from gateway.upgrade import Upgraded, bound_kernel_buffer, leave_aiohttp
+from gateway.upgrade import Upgraded, leave_aiohttp
 
 log = structlog.get_logger(__name__)
 
 WEB: Final = Path(__file__).parent / "web"
 FILES: Final = {path.name: path for path in WEB.iterdir()}
-BACKLOG: Final = 4096
-"""Connections that the kernel keeps waiting: a whole gateway's clients may come at once."""
 
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self'; "
@@ -234,7 +232,7 @@ class Gateway:
         self._share_port = place is not None
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0, logger=_QUIET)
         self._fronts: Fronts
-        self._server: asyncio.Server
+        self._listening: Listening
 
     @property
     def url(self) -> str:
@@ -245,17 +243,14 @@ class Gateway:
         """Connect to Redis and listen. BrokerUnavailable or OSError when that cannot be."""
         # All that is begun from here on inherits it.
         structlog.contextvars.bind_contextvars(gateway=self.node.node_id)
-        listening = _listen(self.settings, share_port=self._share_port)
-        self.port = listening.getsockname()[1]
-        loop = asyncio.get_running_loop()
+        listening = self._listening = Listening(self.settings, share_port=self._share_port)
+        self.port = listening.port
         try:
             await self._runner.setup()
             aiohttp = cast("web.Server", self._runner.server)
             self._fronts = Fronts(self.app[ENTRANCE], aiohttp, self._certificate)
             self.node.on_tick = self._tick
-            self._server = await loop.create_server(
-                self._fronts, sock=listening, backlog=BACKLOG, start_serving=True
-            )
+            await listening.start(self._fronts)
         except BaseException:
             listening.close()
             await self._runner.cleanup()
@@ -263,12 +258,13 @@ class Gateway:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
+        self._listening.close()
         await self._fronts.close()
         await self._runner.cleanup()
         structlog.contextvars.unbind_contextvars("gateway")
 
     def _tick(self) -> None:
+        self._listening.calm()
         self._fronts.close_silent(asyncio.get_running_loop().time() - SILENT_SECONDS)
         if self._certificate is not None:
             self._certificate.refresh()
@@ -296,19 +292,3 @@ def address(settings: Settings, port: int) -> str:
     scheme = "ws" if settings.tls_certificate_file is None else "wss"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{scheme}://{host}:{port}/ws"
-
-
-def _listen(settings: Settings, *, share_port: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share_port:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound_kernel_buffer(listening)
-        listening.bind((settings.host, settings.port))
-    except OSError:
-        listening.close()
-        raise
-    listening.settimeout(0)
-    return listening
