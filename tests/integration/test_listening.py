@@ -154,6 +154,7 @@ def test_a_crowd_is_let_in_where_there_are_no_more_files(
             await turns.have_come(len(crowd))
             await asyncio.to_thread(are_heard, crowd)
         assert turns.most == 1
+        listening.calm()
 
     play(scene, settings)
 
