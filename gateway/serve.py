@@ -28,6 +28,7 @@ from broker.embedded import EmbeddedRedis
 from broker.errors import ConfigurationError, RuncastError
 from broker.logs import configure_logging
 from gateway.app import Gateway, address
+from gateway.listening import bound
 from gateway.open_files import allow_most
 from gateway.siblings import Place
 
@@ -255,13 +256,7 @@ def _meeting_place() -> Iterator[Path]:
 
 def _reserved_port(settings: Settings) -> socket.socket:
     """Holds the port for the processes that share it; never listens, so gets no connection."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    reserved = socket.socket(family, socket.SOCK_STREAM)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        reserved.bind((settings.host, settings.port))
+        return bound(settings, share_port=True)
     except OSError as error:
-        reserved.close()
         raise port_refused(settings.host, settings.port, error) from None
-    return reserved

@@ -87,6 +87,8 @@ def play(scene: Scene, settings: Settings) -> None:
             await scene(listening, turns)
         finally:
             listening.close()
+            for left in listening._servers:  # uvloop would wait for them without end
+                left.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(on_stage())
