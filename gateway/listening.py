@@ -24,8 +24,8 @@ BACKLOG: Final = 4096
 CROWD: Final = 8
 """So many that wait are one."""
 
-HANDLES: Final = 16
-"""In a crowd. A turn takes as many connections, so it holds up the others' events for that long."""
+HANDLES: Final = 8
+"""In a crowd. Others' events wait for a turn to end: with sixteen for longer than with one."""
 
 _WAITING: Final = struct.Struct("24xI")
 """``tcpi_unacked`` of Linux' ``tcp_info``: of a listening socket, the connections that wait."""
