@@ -9,7 +9,7 @@ paused or partitioned away and does not know that it was replaced.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from redis.exceptions import ResponseError
@@ -24,6 +24,15 @@ LOOK_SECONDS: Final = 1.0
 """How often the sentinels are asked while connected."""
 
 _ANSWER_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Where a sentinel says that the master is, since which change of configuration."""
+
+    epoch: int
+    host: str
+    port: int
 
 
 class Sentinels:
@@ -59,8 +68,8 @@ class Sentinels:
             )
             why = f"no sentinel names a master {self._address.master!r} ({whys})"
             raise BrokerUnavailable(why=why)
-        newest = max(told, key=lambda answer: int(answer["config-epoch"]))
-        return self._address.data.at(newest["ip"], int(newest["port"]), must_be_master=True)
+        newest = max(told, key=lambda answer: answer.epoch)
+        return self._address.data.at(newest.host, newest.port, must_be_master=True)
 
     async def moved(self, endpoint: Endpoint) -> None:
         """Return when the sentinels name another master than ``endpoint``."""
@@ -73,20 +82,30 @@ class Sentinels:
             if master.place != endpoint.place:
                 return
 
-    async def _ask(self, client: ServerClient) -> Mapping[str, str] | str:
-        """What a sentinel says of the master, or why it says nothing."""
+    async def _ask(self, client: ServerClient) -> _Answer | str:
+        """What a sentinel says of the master, or why it says nothing.
+
+        The one that leads a failover has its epoch already while ``SENTINEL MASTER`` still tells of
+        the old master, until the other replicas have been told. Where the new one is, only the
+        second question says; asked in this order, no address is taken for newer than it is.
+        """
         if not client.connected:
             return client.why or "not connected"
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                reply = await client.execute("SENTINEL", "MASTER", self._address.master)
+                about, (host, port) = await client.execute_many(
+                    [
+                        ("SENTINEL", "MASTER", self._address.master),
+                        ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master),
+                    ]
+                )
         except TimeoutError:
             return "no answer in time"
         except BrokerUnavailable as error:
             return error.why
         except ResponseError as error:
             return str(error).partition(", with args")[0]
-        return text_pairs(reply)
+        return _Answer(int(text_pairs(about)["config-epoch"]), host.decode(), int(port))
 
     async def _any_connected(self) -> None:
         waits = [

@@ -21,7 +21,7 @@ from tests.support.clients import ready_is
 from tests.support.faults import named
 from tests.support.redis_server import Server, standalone
 from tests.support.servers import is_ready
-from tests.support.topologies import replicated_redis, sentinel_redis
+from tests.support.topologies import MASTER_NAME, Sentinel, replicated_redis, sentinel_redis
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -221,6 +221,40 @@ async def test_a_server_that_a_sentinel_takes_for_the_master_and_is_none_is_not_
             await client.start(timeout_seconds=30)  # those who go on are asked again and again
             await client.execute("SET", "where", "here", "EX", 60)
             assert promoted.command("GET", "where") == "here"
+        finally:
+            await client.stop()
+
+
+def names(sentinel: Sentinel) -> tuple[int, int]:
+    """The port of the master that it tells of, and since which epoch."""
+    told = sentinel.command("SENTINEL", "MASTER", MASTER_NAME)
+    return int(told["port"]), int(told["config-epoch"])
+
+
+async def test_the_sentinel_that_leads_a_failover_does_not_hold_anybody_at_the_old_master() -> None:
+    """While a replica cannot be told of the new master it goes on to name the old one, with the
+    epoch of the new one: clients stayed with that."""
+    with sentinel_redis(replicas=2) as redis:
+        chosen, mute = redis.replicas
+        mute.command("CONFIG", "SET", "replica-priority", "0", "masteruser", "nobody")
+        mute.command("CONFIG", "SET", "masterauth", "refused at any server that it does not know")
+        for sentinel in redis.sentinels:
+            sentinel.command("SENTINEL", "SET", MASTER_NAME, "failover-timeout", "60000")
+        redis.master.kill()
+        told = (chosen.port, 1), (redis.master.port, 1)
+        await until(
+            lambda: sorted(map(names, redis.sentinels)) == sorted((told[0], *told)),
+            what="the leader has the new epoch with the old master, the others with the new one",
+        )
+        redis.sentinels.sort(key=lambda sentinel: names(sentinel) != told[1])
+        client = new_client(redis.url, name="test")
+        try:
+            await client.start(timeout_seconds=QUICK_SECONDS)
+            await until(
+                lambda: re.search(r" name=test age=[3-9] ", chosen.raw("CLIENT", "LIST")),
+                what="it has asked again whether the master is elsewhere, and stays",
+            )
+            assert names(redis.sentinels[0]) == told[1], "the failover was over before"
         finally:
             await client.stop()
 
