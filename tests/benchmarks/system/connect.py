@@ -87,10 +87,20 @@ def disturbance(kind: type[System], sizes: Sizes) -> Found:
 def run(*, quick: bool) -> dict[str, Found]:
     """Runcast against the floor, and a plain aiohttp for the disturbance."""
     sizes = Sizes(connects=500, seconds=1.0) if quick else Sizes()
-    found = {kind.name: measure(kind, sizes) for kind in (Floor, Runcast)}
-    for kind in (Floor, Runcast, PlainAiohttp):
-        found.setdefault(kind.name, {}).update(disturbance(kind, sizes))
+    found: dict[str, Found] = {}
+    for what, kinds in (
+        (measure, (Floor, Runcast) * 2),
+        (disturbance, (Floor, Runcast, PlainAiohttp, Floor, Runcast)),
+    ):
+        for kind in kinds:
+            known = found.setdefault(kind.name, {})
+            known.update(least(known, what(kind, sizes)))
     return found
+
+
+def least(known: Found, measured: Found) -> Found:
+    """Of two measurements each cost and latency where others on the machine disturbed it less."""
+    return {name: min(cost, known.get(name, cost)) for name, cost in measured.items()}
 
 
 SCENARIO: Final = Scenario(

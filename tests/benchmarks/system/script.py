@@ -1,6 +1,7 @@
 """The publish script: how much of a Redis core one event takes, with nobody listening."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -66,8 +67,10 @@ def _calls(port: int) -> dict[str, int]:
 
 
 def run(*, quick: bool) -> dict[str, Found]:
-    """The script against its bare parts."""
-    return measure(Sizes(events=20_000) if quick else Sizes())
+    """The script against its bare parts; of two measurements what others disturbed less."""
+    sizes = Sizes(events=20_000) if quick else Sizes()
+    one, other = measure(sizes), measure(sizes)
+    return {label: min(one[label], other[label], key=itemgetter("redis_us")) for label in one}
 
 
 SCENARIO: Final = Scenario(name="script", what="CPU of Redis per published event", run=run)
