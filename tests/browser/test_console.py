@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +119,16 @@ OpenConsole = Callable[..., Awaitable[Console]]
 
 
 @pytest.fixture
-async def open_console(chromium: Browser) -> AsyncIterator[OpenConsole]:
+def beneath() -> Iterator[ExitStack]:
+    """What a test's own consoles stand on: they ask on until they are judged; it ends then."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def open_console(chromium: Browser, beneath: ExitStack) -> AsyncIterator[OpenConsole]:
     """`await open_console(base, width=…, color_scheme=…)`: without errors, until the test ends."""
+    del beneath  # ends later
     tabs: list[Console] = []
 
     async def open_one(base: str, *, width: int = 1280, **options: Any) -> Console:
@@ -392,92 +400,93 @@ async def test_what_others_named_is_text(system: System, open_console: OpenConso
 
 
 async def test_a_gateway_is_drained_and_another_is_lost(
-    redis_server: Redis, prefix: str, open_console: OpenConsole
+    redis_server: Redis, prefix: str, beneath: ExitStack, open_console: OpenConsole
 ) -> None:
-    with running(redis_server, prefix, RUNCAST_DRAIN_SECONDS="600") as system:
-        third, process = system.fleet.gateway_process()
-        nodes = await system.nodes()
-        lost = (await told(third, "/nodes"))["nodes"][0]["node_id"]
-        console = await open_console(system.first)
-        await console.log_in()
-        async with Client(system.second) as client, Client(third):
-            await client.first("live")
-            row = console.row("Gateways", nodes[system.second])
-            await expect(row).to_contain_text("ready")
-            await row.get_by_role("button", name="Drain…").click()
-            await console.confirm("Drain the gateway", reason="new kernel")
-            await console.expect_result("drains")
-            await expect(row).to_contain_text("draining")
-            await expect(row.get_by_role("button", name="Drain…")).to_be_hidden()
-            await ready_is(system.second, 503)
-            await ready_is(system.first, 200)
-            await expect(console.page.locator("#problems")).to_contain_text(
-                f"Gateway {nodes[system.second]} is draining"
-            )
-            process.end(signal.SIGKILL)
-            await expect(console.row("Gateways", lost)).to_contain_text("gone")
-            await expect(console.page.locator("#problems")).to_contain_text(
-                f"Gateway {lost} is gone: last heard at"
-            )
-            verdict = console.page.locator("#verdict")
-            await expect(verdict).to_have_attribute("data-tone", "bad")
-        fresh = await open_console(system.first)  # who was not looking when it happened
-        await fresh.log_in()
-        await expect(fresh.row("Gateways", lost)).to_contain_text("gone")
+    system = beneath.enter_context(running(redis_server, prefix, RUNCAST_DRAIN_SECONDS="600"))
+    third, process = system.fleet.gateway_process()
+    nodes = await system.nodes()
+    lost = (await told(third, "/nodes"))["nodes"][0]["node_id"]
+    console = await open_console(system.first)
+    await console.log_in()
+    async with Client(system.second) as client, Client(third):
+        await client.first("live")
+        row = console.row("Gateways", nodes[system.second])
+        await expect(row).to_contain_text("ready")
+        await row.get_by_role("button", name="Drain…").click()
+        await console.confirm("Drain the gateway", reason="new kernel")
+        await console.expect_result("drains")
+        await expect(row).to_contain_text("draining")
+        await expect(row.get_by_role("button", name="Drain…")).to_be_hidden()
+        await ready_is(system.second, 503)
+        await ready_is(system.first, 200)
+        await expect(console.page.locator("#problems")).to_contain_text(
+            f"Gateway {nodes[system.second]} is draining"
+        )
+        process.end(signal.SIGKILL)
+        await expect(console.row("Gateways", lost)).to_contain_text("gone")
+        await expect(console.page.locator("#problems")).to_contain_text(
+            f"Gateway {lost} is gone: last heard at"
+        )
+        verdict = console.page.locator("#verdict")
+        await expect(verdict).to_have_attribute("data-tone", "bad")
+    fresh = await open_console(system.first)  # who was not looking when it happened
+    await fresh.log_in()
+    await expect(fresh.row("Gateways", lost)).to_contain_text("gone")
 
 
 async def test_without_an_answer_it_says_since_when_and_goes_on_when_there_is_one(
-    redis_server: Redis, prefix: str, open_console: OpenConsole
+    redis_server: Redis, prefix: str, beneath: ExitStack, open_console: OpenConsole
 ) -> None:
-    with running(redis_server, prefix) as system:
-        console = await open_console(system.first)
-        page = console.page
-        await console.log_in()
-        await console.expect_live()
-        node = (await system.nodes())[system.first]
-        await expect(console.row("Gateways", node)).to_be_visible()
-        console.tolerated.append(SILENT)
-        system.processes[0].end(signal.SIGKILL)
-        await expect(page.locator("#link")).to_contain_text("Stale since")
-        banner = page.get_by_role("alert").filter(has_text="No answer from this gateway")
-        await expect(banner).to_contain_text("What is shown is from")
-        await expect(page.locator("#verdict")).to_contain_text("Unknown: this is how it was at")
-        await expect(console.row("Gateways", node)).to_be_visible()
-        await page.get_by_label("User id").fill("alice")
-        await page.get_by_role("button", name="Disconnect…").click()
-        await console.confirm("Disconnect the user")
-        await console.expect_result("not done. No answer from this gateway")
-        async with page.expect_request("**/ws/health"):
-            await page.get_by_role("button", name="Try now").click()
-        console.tolerated.append(NOT_READY)  # as one is that has only begun
-        system.fleet.gateway_process(port=int(system.first.rpartition(":")[2]))
-        await console.expect_live()
-        await expect(banner).to_be_hidden()
+    system = beneath.enter_context(running(redis_server, prefix))
+    console = await open_console(system.first)
+    page = console.page
+    await console.log_in()
+    await console.expect_live()
+    node = (await system.nodes())[system.first]
+    await expect(console.row("Gateways", node)).to_be_visible()
+    console.tolerated.append(SILENT)
+    system.processes[0].end(signal.SIGKILL)
+    await expect(page.locator("#link")).to_contain_text("Stale since")
+    banner = page.get_by_role("alert").filter(has_text="No answer from this gateway")
+    await expect(banner).to_contain_text("What is shown is from")
+    await expect(page.locator("#verdict")).to_contain_text("Unknown: this is how it was at")
+    await expect(console.row("Gateways", node)).to_be_visible()
+    await page.get_by_label("User id").fill("alice")
+    await page.get_by_role("button", name="Disconnect…").click()
+    await console.confirm("Disconnect the user")
+    await console.expect_result("not done. No answer from this gateway")
+    async with page.expect_request("**/ws/health"):
+        await page.get_by_role("button", name="Try now").click()
+    console.tolerated.append(NOT_READY)  # as one is that has only begun
+    system.fleet.gateway_process(port=int(system.first.rpartition(":")[2]))
+    await console.expect_live()
+    await expect(banner).to_be_hidden()
 
 
 async def test_without_redis_it_accuses_nobody_and_fits_on_a_phone(
-    prefix: str, open_console: OpenConsole
+    prefix: str, beneath: ExitStack, open_console: OpenConsole
 ) -> None:
     """Gateways and workers of whom nothing was heard because Redis was away were called silent; the
     page was wider than the phone."""
-    with running_redis() as redis, running(redis, prefix) as system:
-        console = await open_console(system.first, width=375)
-        page = console.page
-        await console.log_in()
-        await console.expect_live()
-        (worker,) = (await told(system.first, "/workers"))["workers"]
-        beats = console.row("Workers", worker["worker_id"])
-        await expect(beats).to_contain_text("ago")
-        console.tolerated.append(NOT_READY)
-        redis.kill()
-        await expect(page.locator("#link")).to_contain_text("Stale since")
-        assert await console.run_in_page("document.documentElement.scrollWidth") == 375
-        assert await console.run_in_page(TOO_WIDE) == []
-        await console.run_in_page("void (Date.now = ((then) => () => then() + 90_000)(Date.now))")
-        await page.get_by_role("button", name="Try now").click()
-        await expect(beats).to_contain_text("1 min")
-        await expect(page.locator("#problems")).to_contain_text("Redis does not answer")
-        await expect(page.locator("#problems")).not_to_contain_text("silent")
+    redis = beneath.enter_context(running_redis())
+    system = beneath.enter_context(running(redis, prefix))
+    console = await open_console(system.first, width=375)
+    page = console.page
+    await console.log_in()
+    await console.expect_live()
+    (worker,) = (await told(system.first, "/workers"))["workers"]
+    beats = console.row("Workers", worker["worker_id"])
+    await expect(beats).to_contain_text("ago")
+    console.tolerated.append(NOT_READY)
+    redis.kill()
+    await expect(page.locator("#link")).to_contain_text("Stale since")
+    assert await console.run_in_page("document.documentElement.scrollWidth") == 375
+    assert await console.run_in_page(TOO_WIDE) == []
+    await console.run_in_page("void (Date.now = ((then) => () => then() + 90_000)(Date.now))")
+    await page.get_by_role("button", name="Try now").click()
+    await expect(beats).to_contain_text("1 min")
+    await expect(page.locator("#problems")).to_contain_text("Redis does not answer")
+    await expect(page.locator("#problems")).not_to_contain_text("silent")
 
 
 # --- for everybody
