@@ -1,14 +1,19 @@
-"""The named scripts. Each ``.lua`` file's header tells its keys, arguments and replies."""
+"""The named scripts. Each ``.lua`` file's header tells its keys, arguments and replies.
+
+``-- include: names`` stands for what is in these files. Redis makes the functions in it anew
+whenever it gets there, so what is seldom needed is included where it is.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
-_INCLUDE: Final = "-- include: "
+_INCLUDE: Final = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,12 @@ class Script:
 
 def _load(name: str) -> Script:
     folder = files(__package__)
-    text = (folder / f"{name}.lua").read_text(encoding="utf-8")
-    first, _, rest = text.partition("\n")
-    if first.startswith(_INCLUDE):
-        names = first.removeprefix(_INCLUDE).split()
-        included = [(folder / f"{each}.lua").read_text(encoding="utf-8") for each in names]
-        text = "".join([*included, rest])
-    return Script(name, text.encode())
+
+    def read(each: str) -> str:
+        return (folder / f"{each}.lua").read_text(encoding="utf-8")
+
+    source = _INCLUDE.sub(lambda line: "".join(map(read, line[1].split())), read(name))
+    return Script(name, source.encode())
 
 
 REGISTER: Final = _load("register")

@@ -1,4 +1,4 @@
--- include: append thread find
+-- include: append
 -- Publish one event of a run, or refuse it. All checks come before the first write.
 --
 -- Most events change nothing in the run's hash but its seq: what else may change is told by those that
@@ -44,6 +44,7 @@ if ahead < 1 then
   -- A retry whose first reply was lost, or that no replica confirmed. It writes, so that a WAIT behind
   -- it, on whatever connection, covers the event too.
   redis.call('EXPIRE', run, string.match(limits, '%d+$'))
+  -- include: find
   return ids_of(log, head, seq + 0, seq + 0)[1]
 end
 if stored[4] == 'completed' then
@@ -110,4 +111,5 @@ redis.call('ZREM', KEYS[5], ARGV[13])
 redis.call('LREM', KEYS[6], 0, ARGV[13])
 redis.call('ZREM', KEYS[8], ARGV[13])
 redis.call('EXPIRE', KEYS[7], string.match(limits, '%d+$'))
+-- include: thread
 return {id, oldest(KEYS[6], run, ARGV[13]) or ''}
