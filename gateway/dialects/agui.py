@@ -165,7 +165,10 @@ class Agui(Dialect):
     def _append(self, run_id: str, text: bytes) -> Iterator[Said]:
         name, span = self._name(run_id), self._span(run_id)
         if not span.open:
-            yield self._say({"type": "TEXT_MESSAGE_START", **self._message(run_id, span)})
+            self._spans[name] = replace(span, begun=True)
+            # With a position of its own: a reader who is cut off behind it is not told it again.
+            opener = {"type": "TEXT_MESSAGE_START", **self._message(run_id, span)}
+            yield self._say(opener, str(self._position()))
         self._spans[name] = span.grown(text)
         yield self._say(
             {"type": "TEXT_MESSAGE_CONTENT", "delta": text.decode(errors="replace"),
@@ -260,7 +263,8 @@ class Agui(Dialect):
         return str(message.get("id")).startswith(begin)
 
     def _position(self) -> Position:
-        return Position(self._at, self._part, {n: s for n, s in self._spans.items() if s.next})
+        spans = {name: span for name, span in self._spans.items() if span.next or span.begun}
+        return Position(self._at, self._part, spans)
 
     def _say(self, event: Event, position: str = "") -> Said:
         self._story.constructs.note(event)

@@ -1,7 +1,8 @@
 """Where a reader of AG-UI events is: in the log, within what an entry became, and in each text.
 
-Written as ``<cursor>[.<part>][;<run>=<begin>-<next>-<sum>]…``, the run itself without a name. Text
-is not in the log, so a cursor alone would not say how much of it a reader has.
+Written as ``<cursor>[.<part>][;<run>=<begin>-<next>-<sum>[+]]…``, the run itself without a name.
+Text is not in the log, so a cursor alone would not say how much of it a reader has. ``+``: the
+beginning of a message is there, and nothing of its text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from broker import cursor
 from broker.channels import decode_id, encode_id
 from broker.cursor import ZERO, Cursor
 
-_SPAN: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-([0-9a-f]{1,8})", re.ASCII)
+_SPAN: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-([0-9a-f]{1,8})(\+?)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +26,18 @@ class Span:
 
     ``begin``: where the message that is open, or the next one, begins; ``next``: what comes next.
     ``sum``: CRC-32 of what is before that, so that a response can be told from what was streamed.
+    ``begun``: a message is open that has no text yet.
     """
 
     begin: int = 0
     next: int = 0
     sum: int = 0
+    begun: bool = False
 
     @property
     def open(self) -> bool:
         """Whether a message has been begun and not ended."""
-        return self.begin < self.next
+        return self.begun or self.begin < self.next
 
     def grown(self, text: bytes) -> Span:
         """With more text, of the same message."""
@@ -70,7 +73,7 @@ class Position:
     def __str__(self) -> str:
         part = "" if self.part is None else f".{self.part}"
         spans = (
-            f";{encode_id(name)}={span.begin}-{span.next}-{span.sum:x}"
+            f";{encode_id(name)}={span.begin}-{span.next}-{span.sum:x}{'+' * span.begun}"
             for name, span in self.texts.items()
         )
         return f"{self.cursor}{part}{''.join(spans)}"
@@ -92,4 +95,4 @@ def _span(text: str) -> tuple[str, Span]:
     found = _SPAN.fullmatch(numbers)
     if not equals or found is None or int(found[1]) > int(found[2]):
         raise ValueError("a position's text looks like run=0-133-1f")
-    return decode_id(name), Span(int(found[1]), int(found[2]), int(found[3], 16))
+    return decode_id(name), Span(int(found[1]), int(found[2]), int(found[3], 16), bool(found[4]))

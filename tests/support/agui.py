@@ -109,7 +109,8 @@ class Shown:
         if kind.startswith("TOOL_CALL_"):
             self._take_call(kind, event)
         elif kind == "TEXT_MESSAGE_START":
-            self.texts.setdefault(event["messageId"], "")
+            assert event["messageId"] not in self.texts, "it is begun twice"
+            self.texts[event["messageId"]] = ""
         elif kind == "TEXT_MESSAGE_CONTENT":
             self.texts[event["messageId"]] += event["delta"]
         elif kind == "REASONING_MESSAGE_CONTENT":

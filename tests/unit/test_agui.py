@@ -177,7 +177,7 @@ def test_each_event_has_its_position_as_id_and_in_its_metadata() -> None:
     line.end("text")
     _, told = read(line.items)
     positions = [raw.decode() for _, raw in told if raw]
-    assert len(set(positions)) == len(positions) == len(told) - 1  # all but the message's beginning
+    assert len(set(positions)) == len(positions) == len(told)
     for text, position in told:
         about = orjson.loads(text).get("metadata", {}).get("runcast", {})
         assert about.get("cursor", "") == position.decode()
@@ -562,6 +562,24 @@ def texts_until(items: Sequence[Frame]) -> list[Frame]:
         elif kind == "agent_completed":
             kept.pop(run_id, None)
     return [delta(run_id, 0, text) for run_id, text in kept.items()]
+
+
+def test_cut_behind_the_beginning_of_a_message_it_is_not_begun_again() -> None:
+    """It was told without a position: who was cut off there was told it twice."""
+    line = started()
+    line.write("text")
+    _, told = read(line.items)
+    page = Shown()
+    for text, position in told[:-1]:
+        page.take(orjson.loads(text), position.decode())
+    assert page.texts == {"r:text-0": ""}
+    log = [frame for frame in line.items if frame.cursor]
+    asked = Asked(thread_id="t", run_id="m", messages=[USER], resumed=True)
+    _, more = read([*log, delta("r", 0, "text and more")], page.last, asked)
+    check_stream(decoded(more), whole=False)
+    for text, position in more:
+        page.take(orjson.loads(text), position.decode())
+    assert page.texts == {"r:text-0": "text and more"}
 
 
 @pytest.mark.timeout(300)  # a hundred runs, each cut up to three times

@@ -10,8 +10,8 @@ from broker.cursor import ZERO, Cursor
 from gateway.dialects.agui_position import Position, Span, parse
 
 NUMBERS = st.integers(0, 10**18 - 1)
-SPANS = st.tuples(NUMBERS, NUMBERS, st.integers(0, 2**32 - 1)).map(
-    lambda drawn: Span(min(drawn[:2]), max(drawn[:2]), drawn[2])
+SPANS = st.tuples(NUMBERS, NUMBERS, st.integers(0, 2**32 - 1), st.booleans()).map(
+    lambda drawn: Span(min(drawn[:2]), max(drawn[:2]), *drawn[2:])
 )
 IDS = st.text(min_size=0, max_size=20).filter(lambda text: text.isprintable())
 
