@@ -157,7 +157,8 @@ class Agui(Dialect):
             for run_id in list(self._spans):
                 yield from self._closed(run_id)
             self._spans.clear()
-        elif event["type"] == TOOL_EXECUTING:
+        elif event["type"] == TOOL_EXECUTING and not self._span(event["run_id"]).begun:
+            # One without text stays open: its text comes under the same id.
             yield from self._closed(event["run_id"])
         elif event["type"] == AGENT_COMPLETED and ends:
             yield from self._rest(event["run_id"], event["payload"]["response"])

@@ -582,6 +582,22 @@ def test_cut_behind_the_beginning_of_a_message_it_is_not_begun_again() -> None:
     assert page.texts == {"r:text-0": "text and more"}
 
 
+def test_text_of_a_message_that_was_begun_comes_into_it_also_after_a_call() -> None:
+    """Its message was ended at the call, and begun a second time under the same id."""
+    line = started()
+    line.write("text")
+    _, told = read(line.items)
+    page = shown(told[:-1])
+    line.call("c1")
+    log = [frame for frame in line.items if frame.cursor]
+    asked = Asked(thread_id="t", run_id="m", messages=[USER], resumed=True)
+    _, more = read([*log, delta("r", 0, "text")], page.last, asked)
+    check_stream(decoded(more), whole=False)
+    for text, position in more:
+        page.take(orjson.loads(text), position.decode())
+    assert page.texts == {"r:text-0": "text"}
+
+
 @pytest.mark.timeout(300)  # a hundred runs, each cut up to three times
 @given(timelines(), st.data())
 def test_cut_anywhere_and_resumed_it_is_the_same_run(line: Timeline, data: st.DataObject) -> None:
