@@ -238,7 +238,7 @@ static int pass(const FastPath *path, PyObject *feed, Span message, PyObject *di
 
 enum { ALL, PART, OTHER };
 
-enum { MOST_DEPTH = 4 }; /* of arrays in arrays: Redis answers a subscriber with none */
+enum { MOST_DEPTH = 4 }; /* of arrays in arrays: an entry of a log has three */
 
 /* "<digits>\r\n". ALL: ``at`` is what follows; PART: more has to come; OTHER: it is not of that form. */
 static int number(const char **at, const char *end, Py_ssize_t *value) {
@@ -266,7 +266,7 @@ static int word(const char **at, const char *end, Span *found) {
     return ALL;
 }
 
-/* Of one reply of any kind (RESP2): as for ``word``. */
+/* Of one reply of any kind that a subscriber gets (RESP3): as for ``word``. */
 static int reply(const char **at, const char *end, int depth) {
     const char *begin = *at, *line;
     if (begin == end) return PART;
@@ -274,6 +274,7 @@ static int reply(const char **at, const char *end, int depth) {
     case '+':
     case '-':
     case ':':
+    case '_':
         for (line = begin; (line = memchr(line, '\r', (size_t)(end - line))) != NULL; line++) {
             if (line + 1 == end) return PART;
             if (line[1] != '\n') continue;
@@ -283,6 +284,8 @@ static int reply(const char **at, const char *end, int depth) {
         return PART;
     case '$':
     case '*':
+    case '~':
+    case '>':
         if (end - begin >= 5 && memcmp(begin + 1, "-1\r\n", 4) == 0) {
             *at = begin + 5;
             return ALL;

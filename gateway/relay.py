@@ -120,8 +120,9 @@ class Relay:
         self._subscribing.add(channel.live)
         interruptions = self._interruptions
         try:
-            await self.subscriber.subscribe(channel.live)
-            newest, runs = await self.broker.state(channel)
+            questions = self.broker.state_questions(channel)
+            replies = await self.subscriber.subscribe(channel.live, *questions)
+            newest, runs = await self.broker.state(channel, replies)
             texts = await self.broker.texts(channel, runs) if runs else []
         except BaseException:
             self.subscriber.unsubscribe(channel.live)
@@ -157,8 +158,7 @@ class Relay:
             self._lingering[live] = loop.call_later(LINGER_SECONDS, self._close, feed)
 
     def _keep(self, channel: Channel) -> None:
-        handle = self._lingering.pop(channel.live, None)
-        if handle is not None:
+        if (handle := self._lingering.pop(channel.live, None)) is not None:
             handle.cancel()
 
     def _close(self, feed: Feed) -> None:

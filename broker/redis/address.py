@@ -77,7 +77,9 @@ class Endpoint:
         options = {**dict(self.options), "host": host, "port": port}
         return Endpoint(f"{host}:{port}", self.kind, tuple(options.items()), must_be_master)
 
-    def opener(self, *, name: str, timeout_seconds: float) -> redis_connection.AbstractConnection:
+    def opener(
+        self, *, name: str, timeout_seconds: float, protocol: int = 2
+    ) -> redis_connection.AbstractConnection:
         """A redis-py connection, not open yet, with every time-out set here.
 
         Its own defaults do not fit: a ``socket_timeout`` of 5 s would break blocking reads and
@@ -87,7 +89,7 @@ class Endpoint:
             "socket_keepalive": True,
             "socket_keepalive_options": _KEEPALIVE,
             **dict(self.options),
-            "protocol": 2,
+            "protocol": protocol,
             "client_name": encode_id(name),  # Redis takes no spaces here
             "socket_timeout": None,
             "socket_connect_timeout": timeout_seconds,

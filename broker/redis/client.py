@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Protocol
 from redis.exceptions import ResponseError
 
 from broker.errors import REFUSALS, BrokerUnavailable
-from broker.redis.connection import Argument
+from broker.redis.connection import Argument, Command
 from broker.redis.scripts import Script
 
 UNAVAILABLE: Final = frozenset(
@@ -113,7 +113,7 @@ class RedisClient(ABC):
         return await self.submit(*command)
 
     def submit_many(
-        self, commands: Sequence[Sequence[Argument]], *, keep_errors: bool = False
+        self, commands: Sequence[Command], *, keep_errors: bool = False
     ) -> asyncio.Future[list[Any]]:
         """Queue commands now, one pipeline per server; a future for all replies, in order.
 
@@ -127,7 +127,7 @@ class RedisClient(ABC):
             self.ask(_Reply(replies, at), *command)
         return answer
 
-    async def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
         """All replies in order, one pipeline per server; the first error is raised."""
         return await self.submit_many(commands)
 

@@ -18,10 +18,11 @@ import structlog
 from broker.errors import BrokerUnavailable
 from broker.redis.address import Address
 from broker.redis.cluster_map import ClusterMap
-from broker.redis.connection import OnRead
+from broker.redis.connection import Command, OnRead
+from broker.redis.outstanding import Acknowledged, done, follow
 from broker.redis.slots import Server, SlotMap, redirect, slot_of
 from broker.redis.source import Fixed
-from broker.redis.subscriber import Acknowledged, Subscriber
+from broker.redis.subscriber import Subscriber
 from broker.redis.verbs import SHARDED
 
 log = structlog.get_logger(__name__)
@@ -113,21 +114,24 @@ class ClusterSubscriber:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def subscribe(self, channel: bytes) -> None:
+    async def subscribe(self, channel: bytes, *then: Command) -> list[Any] | None:
         """Listen to ``channel``; returns when the master of its slot has acknowledged it.
 
         That may take a failover: whoever cannot wait sets a deadline. A cancelled wait leaves the
         wish in place.
+
+        ``then``: what to ask the same node once the channel is heard; the replies are returned, or
+        None when there are none: ask a client then.
         """
         acknowledged: Acknowledged = asyncio.get_running_loop().create_future()
-        self._settle(channel, acknowledged)
-        await asyncio.shield(acknowledged)
+        self._settle(channel, acknowledged, *then)
+        return await asyncio.shield(acknowledged)
 
     def unsubscribe(self, channel: bytes) -> None:
         """Stop listening. Messages under way may still come."""
         waiting = self._homeless.pop(channel, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        if waiting is not None:
+            done(waiting)
         server = self._at.pop(channel, None)
         if server in self._ears:
             self._ears[server].unsubscribe(channel)
@@ -139,7 +143,7 @@ class ClusterSubscriber:
             self._ears[server].reconnect()
         self._map.look_soon()
 
-    def _settle(self, channel: bytes, acknowledged: Acknowledged) -> None:
+    def _settle(self, channel: bytes, acknowledged: Acknowledged, *then: Command) -> None:
         """Subscribe at the master of the channel's slot, or as soon as there is one."""
         server = self._map.slots.server(slot_of(channel))
         self._at[channel] = server
@@ -147,7 +151,7 @@ class ClusterSubscriber:
             self._homeless[channel] = acknowledged
             self._map.look_soon()
         else:
-            self._ear(server).listen(channel, acknowledged)
+            self._ear(server).listen(channel, acknowledged, *then)
 
     def _move(self, channel: bytes) -> None:
         """Subscribe anew, wherever its slot is now; its log is checked after that."""
@@ -156,7 +160,7 @@ class ClusterSubscriber:
         waiting = self._homeless.pop(channel, None) or (ear.forget(channel) if ear else None)
         acknowledged: Acknowledged = asyncio.get_running_loop().create_future()
         if waiting is not None:
-            acknowledged.add_done_callback(partial(_pass_on, waiting))
+            follow(waiting, acknowledged)
         acknowledged.add_done_callback(partial(self._moved, channel))
         self._settle(channel, acknowledged)
 
@@ -220,8 +224,3 @@ class ClusterSubscriber:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _pass_on(waiting: Acknowledged, _done: Acknowledged) -> None:
-    if not waiting.done():
-        waiting.set_result(None)

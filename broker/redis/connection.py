@@ -9,10 +9,11 @@ on it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import hiredis
+from hiredis import PushNotification
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
@@ -24,6 +25,8 @@ MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
 
 Argument = bytes | str | int | float | memoryview
 """What a command is made of."""
+
+Command = Sequence[Argument]
 
 pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 """One command as bytes; hiredis' own annotation allows commands of one word only."""
@@ -40,12 +43,17 @@ more has to come, and less when it cannot tell.
 _PUSHED: Final = 3
 """Words of a pub/sub message: kind, channel, payload."""
 
+_RESP2: Final = 2
+_RESP3: Final = 3
+"""In it a push can be told from a reply, so that a connection which listens may ask as well."""
+
 
 class RedisConnection(asyncio.Protocol):
     """An open, authenticated connection.
 
     ``on_reply`` gets each reply, errors as exceptions; ``on_message`` instead each push of that
-    ``kind``, with its channel and its payload; ``on_read_end`` is called after the last reply of
+    ``kind``, with its channel and its payload, and ``on_reply`` any other push, as a
+    :class:`hiredis.PushNotification`; ``on_read_end`` is called after the last reply of
     each read; ``on_lost`` once, at the end. ``on_read`` may take whole reads: then it gets the
     messages, and only what is none of them is parsed here.
     """
@@ -61,7 +69,7 @@ class RedisConnection(asyncio.Protocol):
         on_read: OnRead | None = None,
     ) -> None:
         self._kind, self._on_message, self._on_read = kind, on_message, on_read
-        self._prefix = b"*%d\r\n$%d\r\n%b\r\n$" % (_PUSHED, len(kind), kind)
+        self._prefix = b">%d\r\n$%d\r\n%b\r\n$" % (_PUSHED, len(kind), kind)
         self._begun = b""
         self._on_reply = on_reply
         self._on_lost = on_lost
@@ -75,7 +83,8 @@ class RedisConnection(asyncio.Protocol):
 
     async def open(self, endpoint: Endpoint, *, name: str, timeout_seconds: float) -> None:
         """Connect. ``BrokerUnavailable`` when that fails or takes longer than the time given."""
-        opener = endpoint.opener(name=name, timeout_seconds=timeout_seconds)
+        protocol = _RESP2 if self._on_message is None else _RESP3
+        opener = endpoint.opener(name=name, timeout_seconds=timeout_seconds, protocol=protocol)
         try:
             async with asyncio.timeout(timeout_seconds):
                 await opener.connect()  # type: ignore[no-untyped-call]  # redis-py's gap
@@ -145,13 +154,17 @@ class RedisConnection(asyncio.Protocol):
         reader, on_reply, on_message = self._reader, self._on_reply, self._on_message
         reader.feed(data)
         try:
-            if on_message is None:  # a push is told by its kind, which a reply may look like
+            if on_message is None:
                 while (reply := reader.gets()) is not _NOTHING_YET:
                     on_reply(reply)
             else:
                 kind = self._kind
                 while (reply := reader.gets()) is not _NOTHING_YET:
-                    if type(reply) is list and len(reply) == _PUSHED and reply[0] == kind:
+                    if (
+                        type(reply) is PushNotification
+                        and len(reply) == _PUSHED
+                        and reply[0] == kind
+                    ):
                         on_message(reply[1], reply[2])
                     else:
                         on_reply(reply)

@@ -12,6 +12,7 @@ from broker.codec import Entry, from_log, unreadable
 from broker.cursor import LAST, ZERO, Cursor, from_redis
 from broker.errors import BrokerUnavailable
 from broker.events import encode_delta
+from broker.redis.connection import Command
 from broker.redis.store import Store, unavailable_if_refused
 from broker.replay import Glance
 
@@ -122,12 +123,23 @@ class Log(Store):
             None if isinstance(reply, BaseException) else _first(reply) or ZERO for reply in replies
         ]
 
+    @staticmethod
+    def state_questions(channel: Channel) -> tuple[Command, Command]:
+        """What :meth:`state` asks for."""
+        return ("XREVRANGE", channel.log, "+", "-", "COUNT", 1), ("SMEMBERS", channel.open)
+
     @unavailable_if_refused
-    async def state(self, channel: Channel) -> tuple[Cursor, list[str]]:
-        """The last id of the channel's log, and its runs that have not ended."""
-        newest = self.client.submit("XREVRANGE", channel.log, "+", "-", "COUNT", 1)
-        runs = await self.client.submit("SMEMBERS", channel.open)
-        return _first(await newest) or ZERO, [run.decode(errors="replace") for run in runs]
+    async def state(
+        self, channel: Channel, replies: Sequence[Any] | None = None
+    ) -> tuple[Cursor, list[str]]:
+        """The last id of the channel's log, and its runs that have not ended.
+
+        ``replies`` to :meth:`state_questions`, when they were asked elsewhere.
+        """
+        if replies is None:
+            replies = await self.client.execute_many(self.state_questions(channel))
+        newest, runs = replies
+        return _first(newest) or ZERO, [run.decode(errors="replace") for run in runs]
 
     @unavailable_if_refused
     async def open_texts(self, channel: Channel) -> list[Text]:

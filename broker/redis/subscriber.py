@@ -3,22 +3,25 @@
 A subscription is good once Redis has acknowledged it, not before. After a lost connection
 everything is subscribed again, and only when all of it is acknowledged does ``on_restored`` run:
 what was published meanwhile was not heard, so the owner then checks every log.
+
+What has to be read once a channel is heard may be asked for behind its subscription, on the same
+connection and in the same write: Redis answers in order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import groupby, islice
 from typing import Any, Final
 
 import structlog
+from hiredis import PushNotification
 
 from broker.errors import BrokerUnavailable
-from broker.redis.connection import OnRead, RedisConnection, pack
+from broker.redis.connection import Argument, Command, OnRead, RedisConnection, pack
+from broker.redis.outstanding import Acknowledged, Outstanding, done, follow
 from broker.redis.server_client import new_delays
 from broker.redis.slots import slot_of
 from broker.redis.source import Source
@@ -34,8 +37,6 @@ _DEADLINE: Final = 10.0
 
 _ANSWER_SECONDS: Final = 2.0
 """Between looks at the oldest subscription: without an answer at two of them it is half-open."""
-
-Acknowledged = asyncio.Future[None]
 
 
 class Subscriber:
@@ -68,8 +69,7 @@ class Subscriber:
         self._connection: RedisConnection | None = None
         self._unsent: list[bytes] = []
         self._wanted: dict[bytes, None] = {}
-        # Per SUBSCRIBE that was sent, what is not acknowledged of it yet.
-        self._batches: deque[deque[tuple[bytes, Acknowledged]]] = deque()
+        self._sent = Outstanding()
         self._leaving: dict[bytes, int] = {}
         self._early: dict[bytes, Acknowledged] = {}
         self._keeper: asyncio.Task[None] | None = None
@@ -127,24 +127,30 @@ class Subscriber:
         """Return once :attr:`hearing`."""
         await self._is_hearing.wait()
 
-    async def subscribe(self, channel: bytes) -> None:
+    async def subscribe(self, channel: bytes, *then: Command) -> list[Any] | None:
         """Listen to ``channel``; returns when Redis has acknowledged it.
 
         That may take a reconnection: whoever cannot wait sets a deadline. A cancelled wait leaves
         the wish in place.
+
+        ``then``: what to ask once it is heard, on the same connection. The replies are returned;
+        None when there are none: the connection was lost, or Redis refused one of the questions.
+        Then ask a client.
         """
         acknowledged: Acknowledged = asyncio.get_running_loop().create_future()
-        self.listen(channel, acknowledged)
-        await acknowledged
+        self.listen(channel, acknowledged, *then)
+        return await acknowledged
 
-    def listen(self, channel: bytes, acknowledged: Acknowledged) -> None:
-        """Listen to ``channel``; the future is done when Redis has acknowledged it."""
+    def listen(self, channel: bytes, acknowledged: Acknowledged, *then: Command) -> None:
+        """The same; the future has what :meth:`subscribe` returns."""
         self._wanted[channel] = None
         if self._connection is None:
             self._later(channel, acknowledged)
         else:
-            self._batches.append(deque([(channel, acknowledged)]))
+            self._sent.sent([(channel, acknowledged)], asked=len(then))
             self._send(self._verbs.subscribe, channel)
+            for question in then:
+                self._send(*question)
 
     def unsubscribe(self, channel: bytes) -> None:
         """Stop listening. Messages under way may still come."""
@@ -153,7 +159,7 @@ class Subscriber:
         del self._wanted[channel]
         early = self._early.pop(channel, None)
         if early is not None:
-            _done(early)
+            done(early)
         if self._connection is not None:
             self._leaving[channel] = self._leaving.get(channel, 0) + 1
             self._send(self._verbs.unsubscribe, channel)
@@ -161,10 +167,9 @@ class Subscriber:
     def forget(self, channel: bytes) -> Acknowledged | None:
         """``channel`` is heard from elsewhere now; who waits for its acknowledgement still."""
         self._wanted.pop(channel, None)
-        for batch in self._batches:
-            for each, acknowledged in batch:
-                if each == channel:
-                    self._later(channel, acknowledged)
+        for each, acknowledged in self._sent:
+            if each == channel:
+                self._later(channel, acknowledged)
         return self._early.pop(channel, None)
 
     def reconnect(self, channel: bytes = b"") -> None:
@@ -173,7 +178,7 @@ class Subscriber:
         if self._connection is not None:
             self._connection.abort()
 
-    def _send(self, *command: bytes | str) -> None:
+    def _send(self, *command: Argument) -> None:
         """With whatever else this turn of the event loop has to say."""
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -191,29 +196,25 @@ class Subscriber:
         if first is None or first.done():  # done: of a former wish, which nobody waits for
             self._early[channel] = acknowledged
         elif first is not acknowledged:
-            first.add_done_callback(partial(_done, acknowledged))
+            follow(acknowledged, first)
 
     def _on_reply(self, reply: Any) -> None:
-        kind = reply[0] if isinstance(reply, list) else reply
-        if kind == self._verbs.subscribed:
-            self._acknowledge(reply[1])
-        elif kind == self._verbs.unsubscribed:
-            self._dropped(reply[1])
-        elif kind in (b"pong", b"PONG"):
-            self._all_acknowledged.set()
+        if isinstance(reply, PushNotification):
+            if reply[0] == self._verbs.subscribed:
+                self._acknowledge(reply[1])
+            elif reply[0] == self._verbs.unsubscribed:
+                self._dropped(reply[1])
+        elif self._sent.answer(reply):
+            pass
         elif isinstance(reply, Exception):
             self._refused(str(reply))
+        elif reply == b"PONG":
+            self._all_acknowledged.set()
 
     def _acknowledge(self, channel: bytes) -> None:
-        batch = self._batches[0] if self._batches else deque()
-        if not batch or batch[0][0] != channel:
+        if not self._sent.acknowledge(channel):
             log.error("subscription_out_of_order", link=self._name)
             self.reconnect()
-            return
-        _, acknowledged = batch.popleft()
-        if not batch:
-            self._batches.popleft()
-        _done(acknowledged)
 
     def _dropped(self, channel: bytes) -> None:
         """Left as asked; or the slot has moved, and its node dropped it."""
@@ -229,18 +230,19 @@ class Subscriber:
             self._leaving = {each: n for each, n in self._leaving.items() if slot_of(each) != slot}
             return
         self._refusal = why
-        if self._on_refused is None or not self._batches:
+        if self._on_refused is None or self._sent.oldest is None:
             log.error("subscriber_refused", why=why)
             self.reconnect()
             return
-        batch = self._batches.popleft()
-        for channel, acknowledged in batch:
+        waiting = self._sent.refuse()
+        for channel, acknowledged in waiting:
             self._later(channel, acknowledged)
-        self._on_refused([channel for channel, _ in batch if channel in self._wanted], why)
+        self._on_refused([channel for channel, _ in waiting if channel in self._wanted], why)
 
     def _is_of_batch(self, slot: int) -> bool:
         """Whether the next subscription to be answered is for channels of ``slot``."""
-        return bool(self._batches) and slot_of(self._batches[0][0][0]) == slot
+        batch = self._sent.oldest
+        return batch is not None and slot_of(batch.waiting[0][0]) == slot
 
     def _on_lost(self, why: str) -> None:
         self._why = why
@@ -248,10 +250,8 @@ class Subscriber:
         self._unsent = []
         self._is_hearing.clear()
         self._leaving.clear()
-        batches, self._batches = self._batches, deque()
-        for batch in batches:
-            for channel, acknowledged in batch:
-                self._later(channel, acknowledged)
+        for channel, acknowledged in self._sent.clear():
+            self._later(channel, acknowledged)
         self._lost.set()
         if self._tell_lost is not None:
             self._tell_lost()
@@ -297,7 +297,7 @@ class Subscriber:
         """Return when the connection is lost; drop it when a subscription gets no answer."""
         oldest = None
         while not self._lost.is_set():
-            first = self._batches[0] if self._batches else None
+            first = self._sent.oldest
             if first is not None and first is oldest:
                 self.reconnect()
             oldest = first
@@ -315,8 +315,8 @@ class Subscriber:
         loop = asyncio.get_running_loop()
         self._all_acknowledged.clear()
         for batch in self._in_batches(wanted):
-            self._batches.append(
-                deque((channel, early.get(channel) or loop.create_future()) for channel in batch)
+            self._sent.sent(
+                (channel, early.get(channel) or loop.create_future()) for channel in batch
             )
             self._send(self._verbs.subscribe, *batch)
         self._send("PING")  # its answer comes after the last acknowledgement
@@ -342,8 +342,3 @@ class Subscriber:
             remaining = iter(group)
             while batch := list(islice(remaining, BATCH)):
                 yield batch
-
-
-def _done(acknowledged: Acknowledged, _first: object = None) -> None:
-    if not acknowledged.done():
-        acknowledged.set_result(None)

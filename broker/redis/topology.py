@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker.config import Settings
 from broker.errors import ConfigurationError
@@ -12,7 +12,7 @@ from broker.redis.address import Address, Topology, parse
 from broker.redis.client import RedisClient
 from broker.redis.cluster import ClusterClient
 from broker.redis.cluster_subscriber import ClusterSubscriber
-from broker.redis.connection import OnRead
+from broker.redis.connection import Command, OnRead
 from broker.redis.sentinel import Sentinels
 from broker.redis.server_client import ServerClient
 from broker.redis.source import Fixed, Source
@@ -44,8 +44,11 @@ class Listener(Protocol):
     async def stop(self) -> None:
         """Close; nothing is heard any more."""
 
-    async def subscribe(self, channel: bytes) -> None:
-        """Listen to ``channel``; returns when Redis has acknowledged it."""
+    async def subscribe(self, channel: bytes, *then: Command) -> list[Any] | None:
+        """Listen to ``channel``; returns when Redis has acknowledged it.
+
+        With the replies to ``then``, which Redis has read behind it, or None: ask a client then.
+        """
 
     def unsubscribe(self, channel: bytes) -> None:
         """Stop listening. Messages under way may still come."""

@@ -127,5 +127,5 @@ def test_what_came_before_rubbish_is_passed_on() -> None:
         kind=b"message",
         on_message=lambda _channel, payload: heard.append(payload),
     )
-    connection.data_received(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n?rubbish\r\n")
+    connection.data_received(b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n?rubbish\r\n")
     assert (heard, ends) == ([b"m"], [1])

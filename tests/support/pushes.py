@@ -8,13 +8,13 @@ import pytest
 from broker.redis.connection import RedisConnection
 
 KIND = b"message"
-PREFIX = b"*3\r\n$7\r\nmessage\r\n$"
+PREFIX = b">3\r\n$7\r\nmessage\r\n$"
 
 
 def push(channel: bytes, message: bytes, kind: bytes = KIND) -> bytes:
-    """One of them (RESP2)."""
+    """One of them (RESP3)."""
     parts = (kind, channel, message)
-    return b"*3\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+    return b">3\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
 def pushes(data: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

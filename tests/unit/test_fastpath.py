@@ -139,9 +139,11 @@ def message(
 
 
 REPLIES: Final = (
-    b"+PONG\r\n", b"*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n", b"-ERR no\r\n", b"$-1\r\n",
-    b"*3\r\n$7\r\nmessage\r\n:1\r\n$1\r\nx\r\n", b"*2\r\n$7\r\nmessage\r\n$1\r\nx\r\n",
-    b"*3\r\n$8\r\nsmessage\r\n$1\r\nx\r\n$1\r\ny\r\n", b":1\r\n",
+    b"+PONG\r\n", b">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n", b"-ERR no\r\n", b"$-1\r\n",
+    b">3\r\n$7\r\nmessage\r\n:1\r\n$1\r\nx\r\n", b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n",
+    b">3\r\n$8\r\nsmessage\r\n$1\r\nx\r\n$1\r\ny\r\n", b":1\r\n", b"_\r\n", b"*0\r\n", b"~0\r\n",
+    b"*1\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\ne\r\n$4\r\n0-0 \r\n", b"~2\r\n$1\r\nr\r\n$1\r\ns\r\n",
+    b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n",  # a reply that looks like a message
 )  # fmt: skip
 HEADERS: Final = (
     b"1-0 0-0 :alice t r 1 agent_thinking\n", b"1-0 0-0 :alice t r 1 agent_thinking\n{}",
