@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any
 
@@ -12,7 +13,7 @@ from broker.errors import BrokerUnavailable
 from broker.redis.address import parse
 from broker.redis.client import RedisClient
 from broker.redis.connection import RedisConnection
-from broker.redis.topology import new_client, new_subscriber
+from broker.redis.topology import Listener, new_client, new_subscriber
 from tests.support.clients import eventually
 
 
@@ -105,6 +106,56 @@ async def test_messages_come_in_order_and_each_read_ends_once(
         assert ends[-1] == len(heard)
     finally:
         await subscriber.stop()
+
+
+@pytest.fixture
+async def subscriber(redis_url: str) -> Any:
+    subscriber = new_subscriber(redis_url, on_message=lambda _channel, _payload: None, name="asks")
+    await subscriber.start()
+    yield subscriber
+    await subscriber.stop()
+
+
+async def test_what_is_asked_behind_a_subscription_is_read_once_it_is_heard(
+    subscriber: Listener, client: RedisClient
+) -> None:
+    """Each with another channel at the same time, and with whatever else is said meanwhile."""
+    numsub = ("PUBSUB", "NUMSUB")
+    replies = await asyncio.gather(
+        *[
+            subscriber.subscribe(b"c%d" % at, (*numsub, b"c%d" % at), ("ECHO", b"%d" % at))
+            for at in range(50)
+        ],
+        subscriber.subscribe(b"without"),
+        *[client.publish(b"c%d" % at, b"x") for at in range(50)],
+    )
+    assert replies[:50] == [[[b"c%d" % at, 1], b"%d" % at] for at in range(50)]
+    assert replies[50] is None
+
+
+async def test_who_is_refused_asks_elsewhere_and_nobody_else_notices(
+    subscriber: Listener, client: RedisClient
+) -> None:
+    """One user's broken key is no reason to interrupt all others."""
+    await client.execute("SET", "a-text", "no log")
+    refused, other = await asyncio.gather(
+        subscriber.subscribe(b"one", ("XREVRANGE", "a-text", "+", "-"), ("ECHO", "one")),
+        subscriber.subscribe(b"two", ("ECHO", "two")),
+    )
+    assert (refused, other) == (None, [b"two"])
+    assert subscriber.reconnects == 0
+    assert {b"one", b"two"} <= set(subscriber.channels)
+
+
+async def test_replies_that_a_lost_connection_owed_are_asked_for_elsewhere(
+    subscriber: Listener, client: RedisClient
+) -> None:
+    """The subscription itself is made good by the next connection."""
+    waiting = asyncio.ensure_future(subscriber.subscribe(b"lost", ("ECHO", "lost")))
+    await asyncio.sleep(0)  # so that it is sent
+    subscriber.reconnect(b"lost")
+    assert await asyncio.wait_for(waiting, 10) is None
+    assert await client.execute("PUBSUB", "NUMSUB", "lost") == [b"lost", 1]
 
 
 async def test_who_says_nothing_is_named() -> None:
