@@ -22,6 +22,7 @@ from broker.config import Settings
 from broker.cursor import ZERO
 from broker.events import AGENT_THINKING, encode
 from broker.redis.broker import Broker
+from broker.redis.connection import RedisConnection
 from gateway.app import Gateway
 from gateway.fastpath import BUILT
 from tests.mission_critical.test_g1_published_once import opened, thought
@@ -71,6 +72,28 @@ async def test_a_connect_takes_one_script_and_five_commands(
     per_connect = [name for name, count in took.items() if count >= CLIENTS]
     assert sorted(per_connect) == sorted([*SEAT, "hget", "smembers", "subscribe", "xrevrange"])
     await asyncio.gather(*(client.__aexit__() for client in clients))
+
+
+async def test_who_connects_alone_waits_for_redis_twice(
+    own_redis: Redis, gateway: Gateway, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a seat, and for the subscription with what is read once it is acknowledged."""
+    written: list[bytes] = []
+    write = RedisConnection.write
+
+    def noted(connection: RedisConnection, data: bytes) -> None:
+        written.append(data)
+        write(connection, data)
+
+    async with Client(base, "first") as first:  # and stays, so that nothing is said of its leaving
+        await first.first("live")
+        monkeypatch.setattr(RedisConnection, "write", noted)
+        async with Client(base, "alone") as alone:
+            await alone.first("connection_established")
+            seat, subscription = written
+    assert b"EVALSHA" in seat
+    names = [b"SUBSCRIBE", b"XREVRANGE", b"SMEMBERS"]
+    assert sorted(names, key=subscription.index) == names
 
 
 async def test_a_refused_connect_costs_one_script_and_nothing_of_the_connected(
