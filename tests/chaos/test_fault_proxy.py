@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -236,3 +238,17 @@ async def test_a_unix_socket_can_be_the_upstream(tmp_path_factory: pytest.TempPa
             assert await reader.read() == b"hello\n"
             writer.close()
             await writer.wait_closed()
+
+
+def test_who_connects_as_it_ends_is_reset(
+    redis_server: Redis, recwarn: pytest.WarningsRecorder
+) -> None:
+    """What was left open was collected later, and failed whichever test was running then."""
+    with contextlib.ExitStack() as places:
+        for _ in range(20):
+            with FaultProxy(("127.0.0.1", redis_server.port)) as proxy:
+                for _ in range(6):
+                    place = socket.create_connection(("127.0.0.1", proxy.port))
+                    places.enter_context(contextlib.closing(place))
+        gc.collect()
+        assert [str(each.message) for each in recwarn.list] == []

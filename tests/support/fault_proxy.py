@@ -218,18 +218,26 @@ class FaultProxy:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set_result(None)
         await self._over.wait()
+        # A connection that is accepted and has no transport yet is lost when its server closes.
+        self._loop.remove_reader(server.sockets[0].fileno())
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for link in list(self._links):
+                link.cut()
+            for task in list(self._serving):
+                task.cancel()
+            await asyncio.wait(others)
         server.close()
-        for link in list(self._links):
-            link.cut()
-        for task in list(self._serving):
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
         await server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = self._loop.create_task(self._connect(reader, writer))
         self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._serving.discard(task)
+            writer.transport.abort()  # one that was cancelled before it began has closed nothing
+
+        task.add_done_callback(ended)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.counters.connections += 1
