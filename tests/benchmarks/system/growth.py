@@ -7,8 +7,9 @@ from typing import Final
 
 from redis import Redis
 
+from tests.benchmarks.system.clients import Clients
 from tests.benchmarks.system.delivery import BULK
-from tests.benchmarks.system.feed import Pace
+from tests.benchmarks.system.feed import Feed, Pace
 from tests.benchmarks.system.measuring import Found, Scenario, deliver, warm_up
 from tests.benchmarks.system.runs import EVENT_BYTES, connected_runs
 from tests.benchmarks.system.systems import Floor, Runcast, System, running, users
@@ -16,6 +17,8 @@ from tests.benchmarks.system.systems import Floor, Runcast, System, running, use
 QUIET_SECONDS: Final = 6.0
 """Three times the look at the log of each channel with an open run."""
 SATURATED: Final = Pace(window=500)
+TIMES: Final = 2
+"""How often each size is measured; the time that others disturbed less counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +48,12 @@ def by_connections(kind: type[System], sizes: Sizes) -> Found:
             meter = system.meter()
             clients.open(newcomers)
             connect_ms = meter.used_ns() / newcomers / 1e6
-            feed = system.feed(names[:connections], count + connections)
+            feed = system.feed(names[:connections], TIMES * count + connections)
             warm_up(system, clients, feed, SATURATED, connections)
             quiet = system.meter()
             time.sleep(QUIET_SECONDS)  # the time over which their cost is counted
             background = quiet.used_ns() / 1e9 / QUIET_SECONDS
-            figures, _ = deliver(system, clients, feed, BULK, count)
+            figures = _least_disturbed(system, clients, feed, count)
             net = figures["delivering_us"] - background * figures["seconds"] / count * 1e6
             found[str(connections)] = figures | {
                 "connect_ms": connect_ms,
@@ -66,17 +69,17 @@ def by_users(sizes: Sizes) -> Found:
     count = int(BULK.rate * sizes.seconds)
     with running(Runcast) as system, system.clients() as clients:
         assert isinstance(system, Runcast)
-        feed = system.feed(names, 2 * (count + len(names)))
+        feed = system.feed(names, 2 * (TIMES * count + len(names)))
         clients.load(system.opening(name) for name in names)
         clients.open(len(names))
         warm_up(system, clients, feed, BULK, len(names))
-        before, _ = deliver(system, clients, feed, BULK, count)
+        before = _least_disturbed(system, clients, feed, count)
         used = _memory(system)
         others = [f"other-{index}" for index in range(sizes.users - len(names))]
         asyncio.run(_open(system.redis.url, others))
         used = _memory(system) - used
         warm_up(system, clients, feed, BULK, len(names))
-        after, _ = deliver(system, clients, feed, BULK, count)
+        after = _least_disturbed(system, clients, feed, count)
     return {
         "1000": before,
         str(sizes.users): after,
@@ -90,25 +93,30 @@ def by_history(sizes: Sizes) -> Found:
     count = int(BULK.rate * sizes.seconds)
     filling = sizes.retained * len(names)
     with running(Runcast) as system, system.clients() as clients:
-        feed = system.feed(names, 2 * (count + len(names)) + filling)
+        feed = system.feed(names, 2 * (TIMES * count + len(names)) + filling)
         clients.load(system.opening(name) for name in names)
         clients.open(len(names))
         warm_up(system, clients, feed, BULK, len(names))
         used = _memory(system)
-        before, _ = deliver(system, clients, feed, BULK, count)
+        before = _least_disturbed(system, clients, feed, count)
         clients.close(0, len(names))
-        feed.send(filling - count, SATURATED)
+        feed.send(filling - TIMES * count, SATURATED)
         used = _memory(system) - used
         clients.load(system.opening(name) for name in names)
         clients.open(len(names))
         warm_up(system, clients, feed, BULK, len(names))
-        after, _ = deliver(system, clients, feed, BULK, count)
+        after = _least_disturbed(system, clients, feed, count)
     return {
         "0": before,
         str(sizes.retained): after,
         "redis_bytes_per_event": used / filling,
         "event_bytes": EVENT_BYTES,
     }
+
+
+def _least_disturbed(system: System, clients: Clients, feed: Feed, count: int) -> Found:
+    figures = [deliver(system, clients, feed, BULK, count)[0] for _ in range(TIMES)]
+    return min(figures, key=lambda each: each["delivering_us"] + each["redis_us"])
 
 
 async def _open(redis_url: str, names: list[str]) -> None:
