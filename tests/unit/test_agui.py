@@ -564,21 +564,24 @@ def texts_until(items: Sequence[Frame]) -> list[Frame]:
     return [delta(run_id, 0, text) for run_id, text in kept.items()]
 
 
+def come_back(page: Shown, line: Timeline, text: str) -> None:
+    """The client that has this page reads the log and the kept text, from its position on."""
+    log = [frame for frame in line.items if frame.cursor]
+    asked = Asked(thread_id="t", run_id="m", messages=[USER], resumed=True)
+    _, told = read([*log, delta("r", 0, text)], page.last, asked)
+    check_stream(decoded(told), whole=False)
+    for each, position in told:
+        page.take(orjson.loads(each), position.decode())
+
+
 def test_cut_behind_the_beginning_of_a_message_it_is_not_begun_again() -> None:
     """It was told without a position: who was cut off there was told it twice."""
     line = started()
     line.write("text")
     _, told = read(line.items)
-    page = Shown()
-    for text, position in told[:-1]:
-        page.take(orjson.loads(text), position.decode())
+    page = shown(told[:-1])
     assert page.texts == {"r:text-0": ""}
-    log = [frame for frame in line.items if frame.cursor]
-    asked = Asked(thread_id="t", run_id="m", messages=[USER], resumed=True)
-    _, more = read([*log, delta("r", 0, "text and more")], page.last, asked)
-    check_stream(decoded(more), whole=False)
-    for text, position in more:
-        page.take(orjson.loads(text), position.decode())
+    come_back(page, line, "text and more")
     assert page.texts == {"r:text-0": "text and more"}
 
 
@@ -589,12 +592,7 @@ def test_text_of_a_message_that_was_begun_comes_into_it_also_after_a_call() -> N
     _, told = read(line.items)
     page = shown(told[:-1])
     line.call("c1")
-    log = [frame for frame in line.items if frame.cursor]
-    asked = Asked(thread_id="t", run_id="m", messages=[USER], resumed=True)
-    _, more = read([*log, delta("r", 0, "text")], page.last, asked)
-    check_stream(decoded(more), whole=False)
-    for text, position in more:
-        page.take(orjson.loads(text), position.decode())
+    come_back(page, line, "text")
     assert page.texts == {"r:text-0": "text"}
 
 
