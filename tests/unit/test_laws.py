@@ -55,7 +55,7 @@ REASON_WITHIN: Final = 15
 REASON: Final = re.compile(r"\b(long|longer|length|lines)\b", re.IGNORECASE)
 
 CREATES: Final = ("APPEND", "HINCRBY", "HSET", "RPUSH", "SADD", "SET", "XADD", "ZADD")
-SHARED: Final = frozenset({"append", "asks", "thread", "bucket", "find"})
+SHARED: Final = frozenset({"append", "asks", "bucket", "find", "now", "thread"})
 """Parts of scripts, included by those that name them in their first line."""
 
 LIVES_ALREADY: Final[Mapping[tuple[str, str], str]] = {

@@ -1,4 +1,4 @@
--- include: append asks
+-- include: now append asks
 -- Take a user's answer to what his run asked, and show it in the channel. The first answer counts.
 --
 -- A question is open from its input_required on, and whatever becomes of the worker that asked: until it is

@@ -1,4 +1,4 @@
--- include: append
+-- include: now
 -- A worker takes a queued run: next attempt, next fence, a lease, that of one to be stopped no longer than
 -- until its stop deadline.
 --

@@ -1,4 +1,4 @@
--- include: append asks
+-- include: now asks
 -- A worker looks for the answer to what it asked, or takes the question back.
 --
 -- KEYS  1 run

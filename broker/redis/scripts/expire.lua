@@ -1,4 +1,4 @@
--- include: append thread
+-- include: now thread
 -- Decide over a run whose deadline has passed. Whoever acts on the answer holds the fence.
 --
 -- KEYS  1 run  2 leases  3 open runs of the channel  4 open runs of the thread  5 open runs of the owner

@@ -25,42 +25,35 @@
 local run, log, head, seq, event, limits = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[4], ARGV[6]
 local state, opened, closed, status = ARGV[7], ARGV[9], ARGV[11], ARGV[12]
 
-local function named()
-  return string.match(head, '%S+$')
-end
-
-local stored = redis.call('HMGET', run, 'head', 'fence', 'seq', 'state', 'log', 'due', 'hooks')
+local stored = redis.call('HMGET', run, 'head', 'fence', 'seq', 'state', 'log', 'due', 'hooks', 'tail')
+local why, about
 if not stored[1] then
-  return redis.error_reply('RUN_NOT_FOUND ' .. named())
-end
-if stored[1] ~= head or stored[5] ~= log then
-  return redis.error_reply('NOT_OWNER ' .. named())
-end
-if stored[2] ~= ARGV[2] then
-  return redis.error_reply('FENCED ' .. named())
-end
-local ahead = seq - stored[3]
-if ahead < 1 then
+  why = 'RUN_NOT_FOUND'
+elseif stored[1] ~= head or stored[5] ~= log then
+  why = 'NOT_OWNER'
+elseif stored[2] ~= ARGV[2] then
+  why = 'FENCED'
+elseif seq - stored[3] < 1 then
   -- A retry whose first reply was lost, or that no replica confirmed. It writes, so that a WAIT behind
   -- it, on whatever connection, covers the event too.
   redis.call('EXPIRE', run, string.match(limits, '%d+$'))
   -- include: find
   return ids_of(log, head, seq + 0, seq + 0)[1]
-end
-if stored[4] == 'completed' then
-  return redis.error_reply('RUN_CLOSED ' .. named())
-end
-if ahead > 1 then
-  return redis.error_reply('SEQ_GAP ' .. named() .. ' at ' .. stored[3])
-end
-if #event > 1024 then -- no installation has a lower limit
+elseif stored[4] == 'completed' then
+  why = 'RUN_CLOSED'
+elseif seq - stored[3] > 1 then
+  why, about = 'SEQ_GAP', 'at ' .. stored[3]
+elseif #event > 1024 then -- no installation has a lower limit
   local size = #event - string.find(event, '\n', 1, true)
   if size > tonumber(string.match(limits, '^%d+')) then
-    return redis.error_reply('EVENT_TOO_LARGE ' .. named() .. ' ' .. size .. ' bytes')
+    why, about = 'EVENT_TOO_LARGE', size .. ' bytes'
   end
 end
-if state and closed ~= '' and redis.call('HEXISTS', run, 'call:' .. closed) == 0 then
-  return redis.error_reply('CALL_NOT_OPEN ' .. named())
+if not why and state and closed ~= '' and redis.call('HEXISTS', run, 'call:' .. closed) == 0 then
+  why = 'CALL_NOT_OPEN'
+end
+if why then
+  return redis.error_reply(why .. ' ' .. string.match(head, '%S+$') .. (about and ' ' .. about or ''))
 end
 local outbox, wanted, most, kept, waiting
 if stored[7] and string.find(stored[7], ' ' .. string.match(event, '^[^\n]*') .. ' ', 1, true) then
@@ -69,7 +62,8 @@ if stored[7] and string.find(stored[7], ' ' .. string.match(event, '^[^\n]*') ..
 end
 
 local terminal = state and status ~= ''
-local id, second = append(log, KEYS[3], head, seq, event, ARGV[5], limits, terminal or seq % 16 == 0)
+local id, second =
+  append(log, KEYS[3], head, seq, event, ARGV[5], limits, terminal or seq % 16 == 0, stored[8])
 if outbox and waiting < tonumber(most) then
   redis.call('XADD', outbox, '*', 'e', id .. ' 0-0 ' .. head .. ' ' .. seq .. ' ' .. event)
   if waiting == 0 then
@@ -87,11 +81,12 @@ if terminal or not stored[6] or second - stored[6] >= 0 then
   redis.call('HSET', run, 'due', math.floor(second + ttl / 11))
 end
 if not state then
-  redis.call('HSET', run, 'seq', seq)
+  redis.call('HSET', run, 'seq', seq, 'tail', id)
   return id
 end
 
-redis.call('HSET', run, 'seq', seq, 'state', state, 'sent', ARGV[8])
+-- include: now
+redis.call('HSET', run, 'seq', seq, 'tail', id, 'state', state, 'sent', ARGV[8])
 if string.sub(event, 1, 15) == 'input_required\n' then
   redis.call('HSET', run, 'ask:' .. opened, now() + ARGV[10])
 elseif opened ~= '' then

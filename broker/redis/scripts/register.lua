@@ -1,4 +1,4 @@
--- include: append thread bucket
+-- include: now append thread bucket
 -- Register a run: once per message id, within its owner's limits, with its place on the thread, its deadline
 -- and the echo.
 --

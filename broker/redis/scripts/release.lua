@@ -1,4 +1,4 @@
--- include: append thread
+-- include: now thread
 -- Let a run go that was held behind another one of its thread: from now on its queue time counts.
 --
 -- KEYS  1 run  2 leases  3 open runs of the thread

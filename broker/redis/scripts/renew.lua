@@ -1,4 +1,4 @@
--- include: append
+-- include: now
 -- Renew a worker's lease on a run. A run that is to stop is not renewed beyond its stop deadline.
 --
 -- KEYS  1 run  2 leases  3 log  4 text  5 open runs of the owner  6 open runs of the channel

@@ -1,4 +1,4 @@
--- include: append
+-- include: now append
 -- Ask a run to stop, and show it in the channel. Idempotent; the first request sets the deadline by which it
 -- must have ended.
 --

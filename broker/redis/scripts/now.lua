@@ -1,0 +1,6 @@
+-- Shared by the scripts: now() -> milliseconds since 1970, by Redis' clock.
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
