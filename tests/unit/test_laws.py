@@ -54,6 +54,9 @@ MEDIAN_LINES: Final = 150
 REASON_WITHIN: Final = 15
 REASON: Final = re.compile(r"\b(long|longer|length|lines)\b", re.IGNORECASE)
 
+RAISED: Final = re.compile(r"(?:error_reply\(|why(?:, about)? = )'(\w+)")
+"""Where a script's codes of errors stand."""
+
 CREATES: Final = ("APPEND", "HINCRBY", "HSET", "RPUSH", "SADD", "SET", "XADD", "ZADD")
 SHARED: Final = frozenset({"append", "asks", "bucket", "find", "now", "thread"})
 """Parts of scripts, included by those that name them in their first line."""
@@ -190,7 +193,7 @@ def header_breaches(source: str) -> list[str]:
         used |= {int(n) for n in re.findall(rf"unpack\({word}, (\d+)", body)}
         told = numbered(header, word)
         missing += [f"{word}[{n}]" for n in sorted(used ^ told)]
-    missing += [code for code in re.findall(r"error_reply\('(\w+)", body) if code not in header]
+    missing += [code for code in RAISED.findall(body) if code not in header]
     return missing
 
 
@@ -352,6 +355,7 @@ DONE = "redis.call('HSET', KEYS[1], ARGV[1], 1)\nredis.call('EXPIRE', KEYS[1], A
         (HEADED + DONE + "redis.call('DEL', KEYS[2])", ["KEYS[2]"]),
         (HEADED.replace("2 ttl", "2 ttl  3 more") + DONE, ["ARGV[3]"]),
         (HEADED + DONE + "return redis.error_reply('FENCED ' .. 1)", ["FENCED"]),
+        (HEADED + DONE + "why, about = 'SEQ_GAP', 1", ["SEQ_GAP"]),
     ],
 )
 def test_a_header_that_tells_too_little_or_too_much_is_found(

@@ -1,4 +1,6 @@
--- Shared by the scripts: now() -> milliseconds since 1970, by Redis' clock.
+-- Shared by the scripts: the clock.
+--
+-- now() -> milliseconds since 1970, by Redis' clock
 
 local function now()
   local time = redis.call('TIME')
