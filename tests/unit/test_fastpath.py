@@ -8,9 +8,11 @@ that take some of what they are sent.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -161,7 +163,7 @@ HEADERS: Final = (
 def streams(draw: st.DrawFn) -> bytes:
     """Mostly the users' next events; between them whatever else may come."""
     said, data = dict.fromkeys(USERS, 0), b""
-    for _ in range(draw(st.integers(1, 12))):
+    for _ in range(draw(st.integers(1, 12) | st.integers(13, 40))):  # more than are read ahead
         user = draw(st.sampled_from(USERS))
         match draw(st.sampled_from("nnnnnnnnnkskofhru")):
             case "n":
@@ -297,6 +299,28 @@ def test_what_comes_after_somebody_flushed_is_flushed_as_well(*, fast: bool) -> 
     house.needs.unclaimed = flush_now  # type: ignore[attr-defined]  # as any of its words
     house.read(message("alice", 1) + push(b"rc:{0}:probe:me", b"probe") + message("alice", 2))
     assert flushed == list(house.hub.dirty) == [house.sockets[0]]
+
+
+def test_of_what_was_looked_at_ahead_of_an_error_nothing_is_passed_on_and_nothing_kept() -> None:
+    house = House(fast=True)
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    house.needs.unclaimed = fails  # type: ignore[attr-defined]  # as any of its words
+    path = FastPath(house.hub, member=Socket)
+    read = push(b"rc:{0}:probe:me", b"probe") + b"".join(message("alice", at) for at in range(1, 9))
+
+    def blocks_after(reads: int) -> int:
+        for _ in range(reads):
+            with pytest.raises(ZeroDivisionError):
+                path.on_read(read, 0, PREFIX)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = blocks_after(10)
+    assert blocks_after(1000) < before + 1000
+    assert house.sockets[0].outbox.take() == b""
 
 
 class _Bare:

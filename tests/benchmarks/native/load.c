@@ -20,8 +20,9 @@
  *   report                what came since the mark
  *   quit
  * An event is there when the kernel has it for the client (SO_TIMESTAMPNS), not when this process comes to
- * read it: clients have machines of their own, these share theirs with what is measured. Of several events
- * in one read it is when the last of them came. Latencies are counted in logarithmic buckets less than 1.6 %
+ * read it: clients have machines of their own, these share theirs with what is measured. For the same reason
+ * this process waits until a core is free, and does not push aside what has just sent it something. Of several
+ * events in one read it is when the last of them came. Latencies are counted in logarithmic buckets less than 1.6 %
  * wide.
  */
 #define _GNU_SOURCE
@@ -30,6 +31,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -394,6 +396,7 @@ int main(int words, char **word) {
     marker = word[4], marker_length = strlen(word[4]);
     frames = words > 5;
     if (ready_length > CARRY || marker_length > CARRY / 2) return 2;
+    sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0});
     epoll_fd = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = UINT32_MAX}, events[512];
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &event);
