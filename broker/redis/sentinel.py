@@ -93,7 +93,7 @@ class Sentinels:
             return client.why or "not connected"
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                about, (host, port) = await client.execute_many(
+                about, place = await client.execute_many(
                     [
                         ("SENTINEL", "MASTER", self._address.master),
                         ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master),
@@ -105,6 +105,9 @@ class Sentinels:
             return error.why
         except ResponseError as error:
             return str(error).partition(", with args")[0]
+        if place is None:
+            return "it was told to forget that master"
+        host, port = place
         return _Answer(int(text_pairs(about)["config-epoch"]), host.decode(), int(port))
 
     async def _any_connected(self) -> None:
