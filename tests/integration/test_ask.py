@@ -373,10 +373,12 @@ async def test_a_question_that_redis_has_lost_is_asked_again(
         (request_id,) = await request_ids(broker, run_id)
         key = broker.keys.run(broker.keys.partition(ALICE), run_id)
         log = broker.keys.channel(ALICE, Scope.USER).log
-        (newest, _), *_ = await broker.client.execute("XREVRANGE", log, "+", "-", "COUNT", 1)
+        (newest, _), (before, _) = await broker.client.execute(
+            "XREVRANGE", log, "+", "-", "COUNT", 2
+        )
         await broker.client.execute("XDEL", log, newest)
         await broker.client.execute("HDEL", key, f"ask:{request_id}")
-        await broker.client.execute("HSET", key, "seq", 2)
+        await broker.client.execute("HSET", key, "seq", 2, "tail", before)
         await until(lambda: has_asked(broker, run_id, 2))
         await broker.answer_run(ALICE, run_id, request_id, "yes")
         assert (await ended(broker, run_id))["response"] == ["yes"]

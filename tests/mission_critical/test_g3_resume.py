@@ -98,7 +98,8 @@ async def test_g3_a_cursor_of_another_history_is_forked(base: str, broker: Broke
     claim = await opened(broker, "alice")
     log = [await broker.publish(claim, thought(claim, seq)) for seq in range(1, 11)]
     await broker.client.execute("XDEL", claim.channel.log, *log[7:])
-    await broker.client.execute("HSET", broker.keys.run(claim.partition, claim.run_id), "seq", 7)
+    key = broker.keys.run(claim.partition, claim.run_id)
+    await broker.client.execute("HSET", key, "seq", 7, "tail", log[6])
     again = [await broker.publish(claim, thought(claim, seq)) for seq in range(8, 12)]
     for cursor, shared, expected in (
         (log[9], log[6], [8, 9, 10, 11]),
