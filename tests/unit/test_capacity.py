@@ -99,8 +99,8 @@ def test_events_are_kept_to_the_limit_of_a_log_and_to_its_time() -> None:
 @pytest.mark.parametrize(
     ("path", "constant"),
     [
-        (("delivery", "Runcast", "bulk", "delivering_us"), "delivery_us"),
-        (("delivery", "Runcast", "bulk", "redis_us"), "publish_us"),
+        (("growth", "Runcast", "users", "100000", "delivering_us"), "delivery_us"),
+        (("growth", "Runcast", "users", "100000", "redis_us"), "publish_us"),
         (("text", "Runcast", "gateway_cores"), "token_us"),
         (("text", "Runcast", "redis_cores"), "token_redis_us"),
         (("growth", "Runcast", "connections", "15000", "background_cores"), "connection_us"),
@@ -128,7 +128,7 @@ def test_the_model_is_near_what_was_measured_at_each_size() -> None:
     rows = capacity.compared(SCENARIOS)
     lowest = {"µs": -0.10, "MB": -0.34}
     of_gateways = {each.size for each in rows if each.what == "gateway, a delivery"}
-    assert len(of_gateways) >= 5  # three sizes by connections, two by users
+    assert len(of_gateways) >= 5  # three by connections, two by users
     assert len([each for each in rows if each.unit == "MB"]) == 3
     wrong = [
         f"{each.what} with {each.size}: measured {each.measured:.1f} {each.unit}, "
