@@ -75,6 +75,25 @@ async def test_an_ordinary_event_takes_seven_commands(broker: Broker, claim: Cla
     assert await commands(broker) - before == Counter(dict.fromkeys(once, MANY) | looked)
 
 
+async def test_where_runs_take_turns_the_log_is_read_at_once(broker: Broker, claim: Claim) -> None:
+    """To ask first whether others came would be in vain, until one run is alone again."""
+    other = await opened(broker)
+    await broker.publish(other, thinking(1, changes=True))
+    for each in (claim, other):  # each learns that it is not alone
+        await broker.publish(each, thinking(2))
+    before = await commands(broker)
+    for seq in range(3, 13):
+        for each in (claim, other):
+            await broker.publish(each, thinking(seq))
+    in_turns = await commands(broker) - before
+    assert (in_turns["xrevrange"], in_turns["xread"]) == (20, 0)
+    before = await commands(broker)
+    for seq in range(13, 16):
+        await broker.publish(claim, thinking(seq))
+    alone = await commands(broker) - before
+    assert (alone["xrevrange"], alone["xread"]) == (2, 1), "the second learns that it is alone"
+
+
 async def test_a_delta_takes_five_commands(broker: Broker, claim: Claim) -> None:
     await broker.publish_delta(claim, offset=0, text="x")
     before = await commands(broker)

@@ -1,6 +1,7 @@
 -- Shared by the scripts: the one way to append (an entry in a channel's log, and the same on its live channel).
 --
--- append(log, live, head, seq, event, step, limits, trim, tail) -> id of the new entry, Redis' seconds since 1970
+-- append(log, live, head, seq, event, step, limits, trim, tail) -> id of the new entry, Redis' seconds since 1970,
+--     id of the entry before it
 --   head = "<owner> <thread> <run>", event = "<type>\n<body>". The link to the entry before is asked of the
 --   log itself, so it cannot disagree with it, whatever a failover or a restart left behind. `tail`, nil if the
 --   caller knows none, is where the log ended when something of the run was appended last: to ask whether
@@ -41,5 +42,5 @@ local function append(log, live, head, seq, event, step, limits, trim, tail)
     redis.call('EXPIRE', log, string.match(limits, '%d+$'))
   end
   redis.call('PUBLISH', live, id .. ' ' .. linked)
-  return id, time[1]
+  return id, time[1], prev
 end

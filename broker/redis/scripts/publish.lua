@@ -62,8 +62,12 @@ if stored[7] and string.find(stored[7], ' ' .. string.match(event, '^[^\n]*') ..
 end
 
 local terminal = state and status ~= ''
-local id, second =
-  append(log, KEYS[3], head, seq, event, ARGV[5], limits, terminal or seq % 16 == 0, stored[8])
+-- Where the log ended with the run's last event, behind a '~' if others had come before that: where runs take
+-- turns it is of no use, and the log's last entry is read at once.
+local tail, is_shared = stored[8], stored[8] and string.sub(stored[8], 1, 1) == '~'
+local id, second, prev = append(log, KEYS[3], head, seq, event, ARGV[5], limits, terminal or seq % 16 == 0,
+  not is_shared and tail or nil)
+tail = (not tail or string.sub(tail, is_shared and 2 or 1) == prev) and id or '~' .. id
 if outbox and waiting < tonumber(most) then
   redis.call('XADD', outbox, '*', 'e', id .. ' 0-0 ' .. head .. ' ' .. seq .. ' ' .. event)
   if waiting == 0 then
@@ -81,12 +85,12 @@ if terminal or not stored[6] or second - stored[6] >= 0 then
   redis.call('HSET', run, 'due', math.floor(second + ttl / 11))
 end
 if not state then
-  redis.call('HSET', run, 'seq', seq, 'tail', id)
+  redis.call('HSET', run, 'seq', seq, 'tail', tail)
   return id
 end
 
 -- include: now
-redis.call('HSET', run, 'seq', seq, 'tail', id, 'state', state, 'sent', ARGV[8])
+redis.call('HSET', run, 'seq', seq, 'tail', tail, 'state', state, 'sent', ARGV[8])
 if string.sub(event, 1, 15) == 'input_required\n' then
   redis.call('HSET', run, 'ask:' .. opened, now() + ARGV[10])
 elseif opened ~= '' then
